@@ -1,0 +1,204 @@
+"""Encoded bytes in, upright RGB pixels out. The only file that knows Pillow.
+
+The pack and the predictor both come through here: an image is decoded and resized in one way for training and serving.
+What is wrong with one image is a value (`Failure`), never an exception: one bad file must not end a batch of good ones.
+"""
+
+import io
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+from PIL import Image
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+"""Upright RGB, shape (H, W, 3), values 0-255, C-contiguous."""
+
+MAX_PIXELS: Final = 64_000_000
+"""Most pixels in one image: above an 8K frame (33 million) and a 61-megapixel camera, below Pillow's own bomb warning
+(89 million), so that this limit answers first. Decoded, it is 192 MB."""
+MIN_SIDE: Final = 8
+"""Fewest pixels along a side. Less is a spacer, a tracking pixel or a broken crop, not a photograph."""
+MAX_ASPECT: Final = 20
+"""Most times that one side may be as long as the other. A panorama has 10; above 20 it is a scan line or a ruler."""
+
+DECODER: Final = f"pillow-{PIL.__version__}"
+"""Part of every cache key: another decoder may give other pixels."""
+
+# Only formats that cameras, tools and the web make. Pillow's longer list has some that call outside programs (EPS).
+_FORMATS: Final = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF")
+_SIGNATURES: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"II*\x00", b"MM\x00*")
+
+# EXIF orientation -> what puts the image upright (EXIF 2.32, tag 0x0112).
+_UPRIGHT: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION: Final = 0x0112
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why one image gives no pixels (or no prediction): a stable `code` for programs, a `message` for people."""
+
+    code: str
+    message: str
+
+
+ResizeMode: TypeAlias = Literal["stretch", "crop", "pad"]
+
+
+@dataclass(frozen=True)
+class Resize:
+    """How an image of any shape becomes a square of `size` pixels.
+
+    stretch: the whole frame, its aspect lost; crop: the short side to `size`, the middle square kept; pad: the long
+    side to `size`, black bars beside it.
+    """
+
+    size: int
+    mode: ResizeMode = "stretch"
+
+    def __post_init__(self) -> None:
+        if not MIN_SIDE <= self.size <= 4096:
+            raise ValueError(f"image_size must be from {MIN_SIDE} to 4096 pixels, got {self.size}")
+        if self.mode not in get_args(ResizeMode):
+            raise ValueError(f"resize must be one of {', '.join(get_args(ResizeMode))}, got {self.mode!r}")
+
+
+def decode(blob: bytes) -> Pixels | Failure:
+    """Decode one encoded image to upright RGB uint8 (H, W, 3), C-contiguous, or name what is wrong with it.
+
+    The extension of its file never matters. Transparency is laid on white, 16-bit grey keeps its upper byte, and of a
+    camera's multi-picture JPEG (MPO) the first picture counts.
+    """
+    image = _upright(blob)
+    return image if isinstance(image, Failure) else _pixels(image)
+
+
+def decode_resized(blob: bytes, how: Resize) -> Pixels | Failure:
+    """The same pixels as `resize(decode(blob), how)`, without the full-size array in between."""
+    image = _upright(blob)
+    return image if isinstance(image, Failure) else _pixels(_resized(image, how))
+
+
+def resize(image: Pixels, how: Resize) -> Pixels:
+    """Upright RGB (H, W, 3) to (size, size, 3): bilinear, antialiased, in fixed point: equal on every machine."""
+    return _pixels(_resized(Image.fromarray(image), how))
+
+
+def check_pixels(array: npt.NDArray[np.generic]) -> Failure | None:
+    """The same limits for pixels that arrive as an array: None when (H, W, 3) uint8 and of a sane size."""
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        return Failure(
+            "bad_array",
+            f"expected upright RGB uint8 of shape (height, width, 3), got {array.dtype} {array.shape}: "
+            "convert it, or send the encoded image",
+        )
+    return _check_size(array.shape[1], array.shape[0])
+
+
+def encode_png(image: Pixels) -> bytes:
+    """RGB (H, W, 3) or grey (H, W) uint8 to PNG bytes: lossless, so the decoded pixels are these very pixels."""
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, "PNG", compress_level=3)
+    return out.getvalue()
+
+
+def _check_size(width: int, height: int) -> Failure | None:
+    if width * height > MAX_PIXELS:
+        return Failure(
+            "too_many_pixels", f"{width}x{height} is above {MAX_PIXELS:,} pixels: scale it down before sending it"
+        )
+    if min(width, height) < MIN_SIDE:
+        return Failure("too_small", f"{width}x{height} has a side below {MIN_SIDE} pixels: send the original image")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        return Failure(
+            "absurd_shape", f"{width}x{height}: one side is over {MAX_ASPECT} times the other: crop it to a photograph"
+        )
+    return None
+
+
+def _upright(blob: bytes) -> Image.Image | Failure:
+    """Bytes to an upright Pillow image of mode RGB. Whatever a hostile file makes Pillow raise becomes a Failure."""
+    if not blob:
+        return Failure("empty", "the file has no bytes: copy it again from its source")
+    try:
+        image = Image.open(io.BytesIO(blob), formats=_FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return Failure("too_many_pixels", f"above {MAX_PIXELS:,} pixels: scale it down before sending it")
+    except MemoryError:  # our machine's trouble, not the image's
+        raise
+    except Exception:
+        return _unopened(blob)
+    with image:
+        try:
+            return _animation(image) or _check_size(*image.size) or _rgb(_turned(image))
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            return Failure("too_many_pixels", f"above {MAX_PIXELS:,} pixels: scale it down before sending it")
+        except MemoryError:
+            raise
+        except Exception as error:
+            return Failure("truncated", f"the {image.format} file is cut off or damaged ({error}): copy it again")
+
+
+def _unopened(blob: bytes) -> Failure:
+    if blob.startswith(_SIGNATURES):
+        return Failure("truncated", "it begins like an image, but is cut off or damaged: copy it again")
+    return Failure("not_an_image", "not a JPEG, PNG, GIF, WebP, TIFF, BMP, PPM or AVIF image: export it as JPEG or PNG")
+
+
+def _animation(image: Image.Image) -> Failure | None:
+    """MPO holds a camera's preview or second eye beside the photograph: there, many pictures are one image."""
+    frames = int(getattr(image, "n_frames", 1))
+    if frames == 1 or image.format == "MPO":
+        return None
+    return Failure("animated", f"it holds {frames} frames: export the frames, and send each as an image of its own")
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    image.load()  # first: some formats know (TIFF, PNG) or apply (TIFF, AVIF) their orientation only after it
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # broken EXIF beside good pixels: take the pixels as they lie
+        orientation = 1
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _rgb(image: Image.Image) -> Image.Image | Failure:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        # Full range, not the image's own: stretching each image to its own contrast would make the same scene differ.
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F", "LAB", "HSV"):
+        return Failure("unsupported", f"pixels of kind {image.mode} have no agreed brightness: export it as 8-bit RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _resized(image: Image.Image, how: Resize) -> Image.Image:
+    width, height, side = image.width, image.height, how.size
+    if how.mode == "stretch":
+        return image.resize((side, side), Image.Resampling.BILINEAR)
+    if how.mode == "crop":
+        short = min(width, height)
+        left, top = (width - short) // 2, (height - short) // 2
+        return image.resize((side, side), Image.Resampling.BILINEAR, box=(left, top, left + short, top + short))
+    long = max(width, height)
+    scaled = (max(1, (2 * width * side + long) // (2 * long)), max(1, (2 * height * side + long) // (2 * long)))
+    square = Image.new("RGB", (side, side))
+    inner = image.resize(scaled, Image.Resampling.BILINEAR)
+    square.paste(inner, ((side - scaled[0]) // 2, (side - scaled[1]) // 2))
+    return square
+
+
+def _pixels(image: Image.Image) -> Pixels:
+    return np.array(image, dtype=np.uint8, order="C")  # a copy: owned and writable, the Pillow image can go
