@@ -1,0 +1,100 @@
+"""The same training loop on several workers: Ray Train's TorchTrainer around `models.training`."""
+
+import os
+import tempfile
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import ray.tune.integration.ray_train
+
+from data.errors import UserError
+from models.training import World
+from tune.trial import Job, Report, epoch_report, failure_report
+
+# A worker group that cannot be placed would be retried for ever, without a word; three attempts, then an error.
+_START_ATTEMPTS = 3
+# A lost worker (a spot node taken back, a process killed) sends the group back to its last checkpoint this many times.
+_LOST_WORKERS = 3
+
+
+def train_worker(config: dict[str, Job]) -> str:
+    """What each Ray Train worker runs: reports after every epoch, with rank 0's checkpoint, and returns why it failed.
+
+    "" when it did not. A `UserError` is the same on every rank, so it is told and not retried; any other exception is
+    one worker's accident and restarts the group from the last checkpoint.
+    """
+    job = config["job"]
+    context = ray.train.get_context()
+    world = World(rank=context.get_world_rank(), size=context.get_world_size())
+    try:
+        run = job.start(world)
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is not None:
+            with checkpoint.as_directory() as folder:
+                run.load(folder)
+        while not run.finished:
+            scores = run.run_epoch()
+            _report(epoch_report(scores, run.finished), run.save if world.rank == 0 else None)
+    except UserError as error:
+        _report(failure_report(error), None)
+        return str(error)
+    return ""
+
+
+def _report(report: Report, save: Any) -> None:
+    report.pop("done")  # Tune's word; under Ray Train a trial ends when the loop returns
+    if save is None:
+        ray.train.report(report)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        save(folder)
+        ray.train.report(report, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def fit(
+    job: Job,
+    *,
+    workers: int,
+    name: str,
+    storage: str,
+    callbacks: list[ray.train.UserCallback] | None = None,
+) -> ray.train.Result:
+    """Train one model on `workers` processes and return Ray Train's result, whose checkpoint is the latest epoch's.
+
+    `storage` is a folder or an `s3://` address for checkpoints. A `name` that exists below it is continued from its
+    last checkpoint, so a name is unique unless going on is what is wanted.
+    """
+    gpu = job.device == "cuda"
+    trainer = ray.train.torch.TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers,
+            use_gpu=gpu,
+            resources_per_worker={"CPU": job.threads, **({"GPU": 1} if gpu else {})},
+        ),
+        torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpu else "gloo"),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=storage,
+            failure_config=ray.train.FailureConfig(
+                max_failures=_LOST_WORKERS, controller_failure_limit=_START_ATTEMPTS
+            ),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            callbacks=callbacks or [],
+        ),
+    )
+    return trainer.fit()
+
+
+def trial_driver(values: dict[str, Any], job: Job, workers: int, storage: str) -> None:
+    """A Tune trial that trains on several workers: it holds no CPU itself and forwards rank 0's reports."""
+    trial = ray.tune.get_context().get_trial_id()
+    fit(
+        job.with_values(values),
+        workers=workers,
+        name=f"train-{trial}",  # the trial's own id, so that a resumed search continues this very run
+        storage=os.path.join(storage, "workers"),
+        callbacks=[ray.tune.integration.ray_train.TuneReportCallback()],
+    )

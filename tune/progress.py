@@ -1,0 +1,87 @@
+"""What a person sees while the search runs, and `trials.csv` kept current: a callback on Ray Tune's driver."""
+
+import sys
+import time
+from typing import Any
+
+import pandas as pd
+import ray.tune
+import tqdm
+
+from tune.trials import SCORE, TuneTrial, best_row, trial_number, trial_table, write_table
+
+_ENDED = ("finished", "stopped", "failed")
+
+
+class SearchLog(ray.tune.Callback):
+    """After every report the table is written; after every trial a line is printed.
+
+    It holds names and numbers only, since Ray pickles it with the experiment's state.
+    """
+
+    def __init__(self, *, csv: str, names: tuple[str, ...], total: int, write_every: float = 1.0) -> None:
+        self._csv = csv
+        self._names = names
+        self._total = total
+        self._write_every = write_every
+        self._written = 0.0
+        self._bar: tqdm.tqdm[Any] | None = None
+        self._told: set[int] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_bar": None, "_written": 0.0}
+
+    def setup(self, *_: Any, **__: Any) -> None:
+        self._bar = tqdm.tqdm(
+            total=self._total, unit="trial", file=sys.stderr, dynamic_ncols=True, disable=not sys.stderr.isatty()
+        )
+
+    def on_trial_result(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: Any, **_: Any) -> None:
+        if time.monotonic() - self._written >= self._write_every:
+            self._write(trials)
+
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any) -> None:
+        self._tell(self._write(trials), trial)
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any) -> None:
+        self._tell(self._write(trials), trial)
+
+    def on_experiment_end(self, trials: list[TuneTrial], **_: Any) -> None:
+        self._write(trials)
+        if self._bar is not None:
+            self._bar.close()
+
+    def _write(self, trials: list[TuneTrial]) -> pd.DataFrame:
+        table = trial_table(trials, self._names)
+        write_table(self._csv, table)
+        self._written = time.monotonic()
+        return table
+
+    def _tell(self, table: pd.DataFrame, trial: TuneTrial) -> None:
+        number = trial_number(trial)
+        if number in self._told:
+            return
+        self._told.add(number)
+        row = table[table["trial"] == number].iloc[0]
+        tqdm.tqdm.write(trial_line(row, self._names), file=sys.stdout)
+        sys.stdout.flush()
+        best = best_row(table)
+        if self._bar is not None:
+            self._bar.n = int(table["status"].isin(_ENDED).sum())
+            if best is not None:
+                self._bar.set_postfix_str(f"best {best[SCORE]:.3f} (trial {best['trial']})")
+            self._bar.refresh()
+
+
+def trial_line(row: pd.Series, names: tuple[str, ...]) -> str:
+    """One trial in one line, for the terminal."""
+    values = "  ".join(f"{name} {_short(row[name])}" for name in names)
+    seconds = f"{row['seconds']:.0f} s" if pd.notna(row["seconds"]) else "-"
+    if row["status"] == "failed":
+        return f"trial {row['trial']:>3}  {values}  failed: {row['error']}"
+    score = f"validation accuracy {row[SCORE]:.3f} (epoch {row['best_epoch']:.0f} of {row['epochs_run']:.0f})"
+    return f"trial {row['trial']:>3}  {values}  {score}  {seconds}  {row['status']}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

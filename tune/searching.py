@@ -1,0 +1,173 @@
+"""The search itself: Optuna proposes, Ray Tune runs, the table remembers."""
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+import pandas as pd
+import ray.tune
+import ray.tune.search.optuna
+
+from data.errors import UserError
+from tune import distributed
+from tune.outputs import RunFolder
+from tune.progress import SearchLog
+from tune.session import Session
+from tune.settings import SearchConfig
+from tune.trial import OBJECTIVE, Job, Trial
+from tune.trials import TuneTrial, trial_number, trial_table, write_table
+
+# Tune's searcher keeps an Optuna study by this name in study.db.
+STUDY = "eagleray"
+# How often Tune saves its own state at the least, in seconds: what a kill of the driver can cost the search's memory.
+_STATE_PERIOD_S = "2"
+# A trial whose process died (memory, a node) begins again at its last epoch this often; a trial that cannot be trained
+# reports its reason as a value and is not tried again.
+_LOST_PROCESSES = 2
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A search that ended: the table of trials, where each one's last checkpoint lies, and whether it was cut short."""
+
+    table: pd.DataFrame
+    checkpoints: dict[int, Any]  # trial number -> ray.tune.Checkpoint
+    interrupted: bool
+
+
+def run_search(config: SearchConfig, job: Job, run: RunFolder, session: Session) -> Finished:
+    """Run (or, with `config.resume`, go on with) the search and return what stands; Ctrl-C ends it early, not badly."""
+    space = config.search_space()
+    names = tuple(d.name for d in space.dimensions)
+    with _quiet_tune():
+        tuner = _restore(config, job, run) if config.resume else _tuner(config, job, run, session, names)
+        results = tuner.fit()
+    trials: list[TuneTrial] = list(results._experiment_analysis.trials)
+    table = trial_table(trials, names)
+    write_table(run.path("trials.csv"), table)
+    close_study(run)
+    return Finished(
+        table=table,
+        checkpoints={trial_number(t): checkpoint for t in trials if (checkpoint := _checkpoint(t))},
+        interrupted=bool((~table["status"].isin(["finished", "failed"])).any()),
+    )
+
+
+def _checkpoint(trial: TuneTrial) -> Any:
+    """The latest checkpoint of a trial, Tune's own or (several workers) the one that Ray Train left."""
+    if trial.checkpoint is not None:
+        return trial.checkpoint
+    path = (trial.last_result or {}).get("checkpoint_path")
+    return ray.tune.Checkpoint(path) if path else None
+
+
+def _trainable(config: SearchConfig, job: Job, run: RunFolder) -> Any:
+    if config.workers_per_trial > 1:
+        driver = ray.tune.with_parameters(
+            distributed.trial_driver, job=job, workers=config.workers_per_trial, storage=run.ray_storage
+        )
+        # Ray Train reserves the workers itself; a driver that held a CPU would take it from them.
+        return ray.tune.with_resources(driver, {"cpu": 0.001})
+    resources = {"cpu": job.threads, **({"gpu": 1} if job.device == "cuda" else {})}
+    return ray.tune.with_resources(ray.tune.with_parameters(Trial, job=job), resources)
+
+
+def _tuner(config: SearchConfig, job: Job, run: RunFolder, session: Session, names: tuple[str, ...]) -> ray.tune.Tuner:
+    space = config.search_space()
+    nested = config.workers_per_trial > 1
+    search = ray.tune.search.optuna.OptunaSearch(
+        space=space,
+        metric=OBJECTIVE,
+        mode="max",
+        points_to_evaluate=[space.first_point()],
+        # constant_liar: trials that run at the same time are not proposed twice.
+        sampler=optuna.samplers.TPESampler(seed=config.train.seed, constant_liar=True),
+        study_name=STUDY,
+        storage=optuna.storages.RDBStorage(_study_url(run)),
+    )
+    return ray.tune.Tuner(
+        _trainable(config, job, run),
+        tune_config=ray.tune.TuneConfig(
+            num_samples=config.trial_count,
+            search_alg=search,
+            max_concurrent_trials=concurrent_trials(config, session),
+            time_budget_s=config.minutes * 60 if config.minutes else None,
+            reuse_actors=not nested,
+            trial_dirname_creator=_folder_name,
+        ),
+        run_config=ray.tune.RunConfig(
+            name="tune",
+            storage_path=run.ray_storage,
+            verbose=0,
+            checkpoint_config=ray.tune.CheckpointConfig(num_to_keep=1, checkpoint_frequency=0 if nested else 1),
+            failure_config=ray.tune.FailureConfig(max_failures=_LOST_PROCESSES),
+            callbacks=[SearchLog(csv=run.path("trials.csv"), names=names, total=config.trial_count)],
+        ),
+    )
+
+
+def _restore(config: SearchConfig, job: Job, run: RunFolder) -> ray.tune.Tuner:
+    path = os.path.join(run.ray_storage, "tune")
+    if not ray.tune.Tuner.can_restore(path):
+        raise UserError(f"{run.out} was ended before its first trial began; delete it and begin the search anew")
+    return ray.tune.Tuner.restore(path, trainable=_trainable(config, job, run), resume_errored=True)
+
+
+def _folder_name(trial: TuneTrial) -> str:
+    return f"trial-{trial_number(trial):04d}"
+
+
+def _study_url(run: RunFolder) -> str:
+    return f"sqlite:///{run.path('study.db')}"
+
+
+def concurrent_trials(config: SearchConfig, session: Session) -> int:
+    """How many trials run at once: what was asked for, at most what the CPUs (or GPUs) hold.
+
+    Trials whose workers cannot all be placed would wait for each other, so a trial that cannot fit is refused here.
+    """
+    each = config.workers_per_trial * (1 if session.gpus else config.threads)
+    total, unit = (session.gpus, "GPU") if session.gpus else (session.cpus, "CPU")
+    if each > total:
+        raise UserError(
+            f"one trial needs {each} {unit}s ({config.workers_per_trial} workers) and Ray has {total}; "
+            "lower --workers-per-trial or --threads, or raise --cpus"
+        )
+    return min(config.max_concurrent or total // each, total // each)
+
+
+def close_study(run: RunFolder) -> None:
+    """Mark what a kill left RUNNING in the study as failed: such a trial would puzzle every later reader of it."""
+    storage = optuna.storages.RDBStorage(_study_url(run))
+    study = optuna.load_study(study_name=STUDY, storage=storage)
+    for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+    storage.remove_session()
+
+
+@contextlib.contextmanager
+def _quiet_tune() -> Iterator[None]:
+    """Tune's settings that exist as environment variables only, and its chatter, which our own lines replace."""
+    settings = {
+        "TUNE_GLOBAL_CHECKPOINT_S": _STATE_PERIOD_S,
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    }
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value

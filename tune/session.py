@@ -1,0 +1,42 @@
+"""The Ray that a command runs on: one started here, or the cluster that it was submitted to."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+_DASHBOARD = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the running Ray offers. `dashboard` is an address without scheme, or "" where there is none."""
+
+    dashboard: str
+    cpus: int
+    gpus: int
+
+    @property
+    def device(self) -> str:
+        return "cuda" if self.gpus else "cpu"
+
+
+def start_ray(*, cpus: int = 0) -> Session:
+    """Join the cluster that `RAY_ADDRESS` names (as under `ray job submit`), else start a local Ray with a dashboard.
+
+    A local Ray listens with its dashboard on loopback only and takes token authentication as Ray switches it on.
+    `cpus` limits the local Ray's logical CPUs, 0 takes the machine's. `models.processes.prepare_environment` must have
+    run before Ray was imported. A Ray that this process has already started is used as it is.
+    """
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning", "ignore_reinit_error": True}
+    if not os.environ.get("RAY_ADDRESS"):
+        options |= {"address": "local", "include_dashboard": True, "dashboard_host": _DASHBOARD}
+        options |= {"num_cpus": cpus} if cpus else {}
+    context = ray.init(**options)
+    resources = ray.cluster_resources()
+    return Session(
+        dashboard=context.dashboard_url or "",
+        cpus=int(resources.get("CPU", 1)),
+        gpus=int(resources.get("GPU", 0)),
+    )

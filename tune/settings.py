@@ -1,0 +1,141 @@
+"""The settings of the two commands, `tune/search.py` and `tune/train.py`."""
+
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, TypeVar
+
+from data import store
+from data.collection import DataConfig
+from models.catalog import ModelConfig
+from models.training import TrainConfig
+from tune.space import Extra, Space, SpaceName, make_space
+
+_SAMPLE_TRIALS = 8
+_TRIALS = 20
+
+Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Search hyperparameters on Ray Tune with Optuna; the flags of model and training describe the first trial."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    out: str = ""
+    """Folder or s3:// address for the results; empty: a new folder below runs/."""
+    trials: int = 0
+    """Trials to run, the default hyperparameters first; 0: 8 on the generated sample, 20 else."""
+    minutes: float = 0.0
+    """Stop the search after this many minutes with the best so far; 0: no limit."""
+    space: SpaceName = "default"
+    """What is searched: learning rate, epochs and dense units, by default in bounds that suit the model; "story" is a
+    published bird search's own space (its learning rate lies on a reverse-logarithmic scale)."""
+    also: tuple[Extra, ...] = ()
+    """Further hyperparameters to search."""
+    max_concurrent: int = 0
+    """Trials at one time; 0: as many as the CPUs (or GPUs) hold. Only 1 makes a search repeatable to the digit."""
+    threads: int = 1
+    """CPU threads of a trial, or of each worker of a trial."""
+    workers_per_trial: int = 1
+    """Processes that train one trial together (Ray Train, data-parallel); each takes a GPU where there are any."""
+    cpus: int = 0
+    """CPUs of the Ray that is started on this machine; 0: all. On a running cluster it has no effect."""
+    resume: bool = False
+    """Go on with the search in --out, with its own settings. Reading it back unpickles Ray's state: only resume what
+    is yours."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, trials=0, minutes=0, max_concurrent=0, threads=1, workers_per_trial=1, cpus=0)
+        if self.resume and not self.out:
+            raise ValueError("--resume needs --out with the folder of the search that shall go on")
+        self.search_space()
+
+    def search_space(self) -> Space:
+        """The dimensions that the search varies."""
+        defaults = {**_values(self.model), **_values(self.train)}
+        return make_space(self.space, defaults, backbone=self.model.model != "cnn", also=self.also)
+
+    @property
+    def trial_count(self) -> int:
+        return self.trials or (_TRIALS if self.data.data else _SAMPLE_TRIALS)
+
+    def absolute(self) -> "SearchConfig":
+        """The same with all paths absolute: a worker's working directory is not the user's."""
+        return _absolute(self)
+
+
+@dataclass(frozen=True)
+class TrainJobConfig:
+    """Train one model with given hyperparameters under Ray Train."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    out: str = ""
+    """Folder or s3:// address for the results; empty: a new folder below runs/."""
+    threads: int = 1
+    """CPU threads of each worker."""
+    workers: int = 1
+    """Processes that train together, data-parallel; each takes a GPU where there are any."""
+    cpus: int = 0
+    """CPUs of the Ray that is started on this machine; 0: all. On a running cluster it has no effect."""
+    resume: bool = False
+    """Go on from the last checkpoint of the run in --out, with its own settings."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, threads=1, workers=1, cpus=0)
+        if self.resume and not self.out:
+            raise ValueError("--resume needs --out with the folder of the run that shall go on")
+
+    def absolute(self) -> "TrainJobConfig":
+        """The same with all paths absolute: a worker's working directory is not the user's."""
+        return _absolute(self)
+
+
+def _absolute(config: Any) -> Any:
+    return replace(
+        config,
+        data=config.data.absolute(),
+        model=config.model.absolute(),
+        out=store.absolute(config.out) if config.out else "",
+    )
+
+
+def _at_least(config: Any, **least: float) -> None:
+    for name, low in least.items():
+        value = getattr(config, name)
+        if value < low:
+            raise ValueError(f"{name} must be at least {low}, got {value}")
+
+
+def _values(config: Any) -> dict[str, Any]:
+    return {f.name: getattr(config, f.name) for f in fields(config)}
+
+
+def from_dict(kind: type[Settings], saved: dict[str, Any]) -> Settings:
+    """The settings that `dataclasses.asdict` was applied to, after a way through JSON."""
+    values: dict[str, Any] = {}
+    for f in fields(kind):  # type: ignore[arg-type]
+        if f.name not in saved:
+            continue  # written by an older version: the default holds
+        value = saved[f.name]
+        factory = f.default_factory
+        if is_dataclass(factory) and isinstance(value, dict):
+            value = from_dict(factory, value)  # type: ignore[arg-type]
+        values[f.name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)
+
+
+def changed_flags(given: Any, saved: Any) -> list[str]:
+    """Flags given on the command line (that is, not at their default) which differ from the saved settings."""
+    changed: list[str] = []
+    for f in fields(given):
+        mine, theirs = getattr(given, f.name), getattr(saved, f.name)
+        if is_dataclass(mine):
+            changed += changed_flags(mine, theirs)
+            continue
+        default = f.default
+        if mine != default and mine != theirs and f.name not in ("resume", "out"):
+            changed.append(f"--{f.name.replace('_', '-')} (was {theirs})")
+    return changed

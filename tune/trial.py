@@ -1,0 +1,98 @@
+"""One trial: the training loop of `models.training`, an epoch a step, as Ray Tune wants it."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray.tune
+import torch
+
+from data.collection import Collection
+from data.errors import UserError
+from models.catalog import ModelConfig
+from models.training import ALONE, EpochScores, TrainConfig, TrainingData, TrainingRun, World
+
+# What the search maximises: validation accuracy at the epoch whose weights are kept, which is the one with the lowest
+# validation loss. A trial's last report therefore carries the score of what it would put into the bundle.
+OBJECTIVE = "best_validation_accuracy"
+
+Report = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker needs to train one model; small and picklable, since the pack is re-opened by its path."""
+
+    model: ModelConfig
+    train: TrainConfig
+    collection: Collection
+    threads: int = 1
+    device: str = "cpu"
+
+    def with_values(self, values: dict[str, Any]) -> "Job":
+        """This job with the hyperparameters that the search drew; names that are no hyperparameter are left out."""
+        model = {k: v for k, v in values.items() if k in ModelConfig.__dataclass_fields__}
+        train = {k: v for k, v in values.items() if k in TrainConfig.__dataclass_fields__}
+        return replace(self, model=replace(self.model, **model), train=replace(self.train, **train))
+
+    def start(self, world: World = ALONE) -> TrainingRun:
+        """Open the pack and build the network on this process."""
+        torch.set_num_threads(self.threads)
+        return TrainingRun(
+            self.model,
+            self.train,
+            TrainingData.of(self.collection, self.model.model),
+            world=world,
+            device=self.device,
+            cache_dir=self.collection.config.cache_dir,
+        )
+
+
+def epoch_report(scores: EpochScores, finished: bool) -> Report:
+    """What Tune gets after each epoch."""
+    return {**scores.as_dict(), "finished": finished, "done": finished}
+
+
+def failure_report(error: UserError) -> Report:
+    """A trial that cannot go on (its loss left the numbers, say) ends with the worst objective and its reason.
+
+    A value and not an exception: the sampler learns that the region is bad, the study holds no trial that stays
+    RUNNING because its value was NaN, and the worker process lives on for the next trial.
+    """
+    return {OBJECTIVE: 0.0, "failure": str(error), "done": True}
+
+
+class Trial(ray.tune.Trainable):
+    """Tune's class interface, so that one warm process with torch imported serves many trials (`reuse_actors`)."""
+
+    def setup(self, config: dict[str, Any], job: Job) -> None:
+        self._job = job
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._begin(new_config)
+        return True
+
+    def _begin(self, values: dict[str, Any]) -> None:
+        self._run: TrainingRun | None = None
+        self._failure: UserError | None = None
+        try:
+            self._run = self._job.with_values(values).start()
+        except UserError as error:
+            self._failure = error
+
+    def step(self) -> Report:
+        if self._run is not None and self._failure is None:
+            try:
+                return epoch_report(self._run.run_epoch(), self._run.finished)
+            except UserError as error:
+                self._failure = error
+        assert self._failure is not None
+        return failure_report(self._failure)
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        if self._run is not None and self._failure is None:
+            self._run.save(checkpoint_dir)
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        if self._run is not None:
+            self._run.load(str(checkpoint))

@@ -1,0 +1,105 @@
+"""The table of trials: a row for each, from Ray Tune's own records, as `trials.csv` and as lines on the terminal."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import ray.tune.experiment
+
+from data import store
+from tune.trial import OBJECTIVE
+
+TuneTrial = ray.tune.experiment.Trial
+
+# The scores of a trial as they stand in its last report; a failed trial has none of them.
+_SCORES = {
+    "epochs_run": "epoch",
+    "best_epoch": "best_epoch",
+    "validation_accuracy": OBJECTIVE,
+    "validation_loss": "best_validation_loss",
+    "last_training_accuracy": "training_accuracy",
+    "last_validation_loss": "validation_loss",
+}
+SCORE = "validation_accuracy"
+TIEBREAK = "validation_loss"
+
+
+def trial_table(trials: Sequence[TuneTrial], names: Sequence[str]) -> pd.DataFrame:
+    """One row a trial, by number: `trial`, the searched hyperparameters `names`, `status`, scores, seconds, error.
+
+    `status` is waiting, running, finished (its epochs or early stopping ended it), stopped (by the clock or Ctrl-C
+    before its end) or failed; accuracies lie in [0, 1], `seconds` are those of training and validation.
+    """
+    rows = [_row(trial, names) for trial in sorted(trials, key=trial_number)]
+    columns = ["trial", *names, "status", *_SCORES, "seconds", "error"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def trial_number(trial: TuneTrial) -> int:
+    """Its place in the search, from 0 (the default hyperparameters): the number that Optuna gives it too."""
+    return int(trial.trial_id.rsplit("_", 1)[-1])
+
+
+def _row(trial: TuneTrial, names: Sequence[str]) -> dict[str, Any]:
+    report = trial.last_result or {}
+    error = _error(trial)
+    row: dict[str, Any] = {
+        "trial": trial_number(trial),
+        **{name: trial.config.get(name) for name in names},
+        "status": _status(trial, error),
+        "seconds": report.get("time_total_s"),
+        "error": error,
+    }
+    if not error:
+        row |= {column: report.get(key) for column, key in _SCORES.items()}
+    return row
+
+
+def _error(trial: TuneTrial) -> str:
+    failure = (trial.last_result or {}).get("failure")
+    if failure:
+        return str(failure)
+    if trial.status != TuneTrial.ERROR:
+        return ""
+    text = str(trial.get_error() or "the trial's process ended without a word").strip()
+    return text.splitlines()[-1]
+
+
+def _status(trial: TuneTrial, error: str) -> str:
+    if error:
+        return "failed"
+    if trial.status == TuneTrial.TERMINATED:
+        return "finished" if (trial.last_result or {}).get("finished") else "stopped"
+    return "running" if trial.status == TuneTrial.RUNNING else "waiting"
+
+
+def write_table(path: str, table: pd.DataFrame) -> None:
+    """Write the CSV in one step, so that a reader or a kill never meets half of it."""
+    store.write(path, table.to_csv(index=False).encode())
+
+
+def read_table(path: str) -> pd.DataFrame:
+    return pd.read_csv(Path(path), keep_default_na=True, dtype={"error": "string", "status": "string"})
+
+
+def best_row(table: pd.DataFrame) -> pd.Series | None:
+    """The trial to make the bundle of: highest validation accuracy, then lowest validation loss, then the earliest.
+
+    None where no trial has a score. Test rows have no say in it.
+    """
+    scored = table[table[SCORE].notna() & (table["status"] != "failed")]
+    if scored.empty:
+        return None
+    ranked = scored.sort_values([SCORE, TIEBREAK, "trial"], ascending=[False, True, True])
+    return ranked.iloc[0]
+
+
+def commonest_error(table: pd.DataFrame) -> str:
+    """The error that most trials ended with, and how many did; "" where none failed."""
+    errors = [str(e) for e in table.loc[table["status"] == "failed", "error"]]
+    if not errors:
+        return ""
+    text, count = Counter(errors).most_common(1)[0]
+    return f"{text} ({count} of {len(table)} trials)"
