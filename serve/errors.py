@@ -1,0 +1,99 @@
+"""One shape for everything that goes wrong: {"error": {"code", "message"}}. No traceback leaves the server."""
+
+import logging
+import re
+import uuid
+from collections.abc import Mapping
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+logger = logging.getLogger("eagleray.serve")
+
+
+class ApiError(Exception):
+    """A request that cannot be answered: status, a code for programs, a message for people (what and what to do)."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+
+
+def error_response(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    app.add_exception_handler(ApiError, _on_api_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_middleware(_LastResort)
+
+
+async def _on_api_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ApiError)
+    return error_response(error.status, error.code, error.message)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    path = request.url.path
+    if error.status_code == 404:
+        return error_response(404, "not_found", f"nothing at {path}: see /docs for what this endpoint answers")
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        message = f"{request.method} is not allowed on {path}: use {allowed}"
+        return error_response(405, "method_not_allowed", message, error.headers)
+    return error_response(error.status_code, "http_error", str(error.detail), error.headers)
+
+
+async def _on_validation_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+    return error_response(422, "invalid_request", f"{problems}: see /docs for the form of a request")
+
+
+class _LastResort:
+    """Turns an exception that nobody expected into a 500 with the request's id, and logs it under that id.
+
+    Starlette's own handler would answer too, but it raises again afterwards, and Ray would then log it a second time
+    and count the replica's task as failed.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched_send)
+        except ClientDisconnect:
+            return  # nobody is left to answer
+        except Exception:
+            request_id = _request_id(scope)
+            logger.exception("request %s failed", request_id)
+            if not started:
+                message = f"the server failed on this request: report it with the request id {request_id}"
+                await error_response(500, "internal", message)(scope, receive, send)
+
+
+def _request_id(scope: Scope) -> str:
+    """The id from Ray's proxy, or a new one. A client may have chosen it, hence the cleaning before it is logged."""
+    given = Headers(scope=scope).get("x-request-id", "")
+    return re.sub(r"[^A-Za-z0-9._-]", "_", given)[:64] or uuid.uuid4().hex

@@ -1,0 +1,107 @@
+"""The endpoint's HTTP: which path answers what, and the OpenAPI document that says so."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+
+from serve.answers import ErrorAnswer, HealthAnswer, ModelAnswer, PredictAnswer, model_entry, prediction_entry
+from serve.body import read_uploads
+from serve.endpoint import Answer, Endpoint, Job, Loaded
+from serve.errors import ApiError, install_error_handlers
+
+Submit = Callable[[Job], Awaitable[Answer]]
+
+_ABOUT = """Send an image, get its label.
+
+Every error has the form `{"error": {"code", "message"}}`. Under overload the proxy in front answers 429 with
+`Retry-After`, and 408 when a request takes too long; those two may come as plain text.
+"""
+
+_PREDICT = """Send one image as the raw body, or one or more files as `multipart/form-data` (any field name).
+
+A request that is well-formed is answered 200 with one entry for each image, in order, *also when images fail*: an image
+that cannot be read has an `error` in its place and harms no other. This holds for a single image too, so look at the
+entry and not at the status alone.
+"""
+
+_IMAGE: dict[str, Any] = {"type": "string", "format": "binary", "description": "One encoded image."}
+_PREDICT_BODY: dict[str, Any] = {
+    "required": True,
+    "description": "JPEG, PNG, WebP, GIF (one frame), TIFF, BMP.",
+    "content": {
+        # Each content type is read alike: the bytes decide what an image is.
+        **{kind: {"schema": _IMAGE} for kind in ("image/*", "application/octet-stream")},
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "properties": {"image": {"type": "array", "items": _IMAGE, "minItems": 1}},
+                "required": ["image"],
+            }
+        },
+    },
+}
+_PREDICT_ERRORS = {
+    400: "The body is empty, or not the multipart body that it claims to be.",
+    408: "The body did not arrive in time.",
+    413: "The body is larger, or holds more images, than this endpoint takes.",
+    422: "The form holds no file, or too many other fields.",
+    500: "An error of the server, with a request id to report.",
+    503: "No model is ready yet.",
+}
+
+
+def _errors(described: dict[int, str]) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": ErrorAnswer, "description": text} for status, text in described.items()}
+
+
+def build_api(endpoint: Endpoint, submit: Submit) -> FastAPI:
+    """The ASGI application around one endpoint. `submit` answers one image, by way of a batch where there is one."""
+    # ReDoc is off: like Swagger's page it would load its script from elsewhere, and one such page is enough.
+    api = FastAPI(title="eagleray", description=_ABOUT, version="1", redoc_url=None)
+    install_error_handlers(api)
+
+    @api.post(
+        "/predict",
+        summary="Label images",
+        description=_PREDICT,
+        response_model=None,
+        responses={200: {"model": PredictAnswer}, **_errors(_PREDICT_ERRORS)},
+        openapi_extra={"requestBody": _PREDICT_BODY},
+    )
+    async def predict(request: Request) -> JSONResponse:
+        loaded = _ready(endpoint)
+        uploads = await read_uploads(request, loaded.config)
+        answers = await asyncio.gather(*(submit(Job(loaded, upload.blob)) for upload in uploads))
+        classes = loaded.model.info.classes
+        entries = [prediction_entry(upload, answer, classes) for upload, answer in zip(uploads, answers, strict=True)]
+        return JSONResponse({"model": loaded.model.info.id, "predictions": entries})
+
+    @api.get(
+        "/healthz",
+        summary="Is it ready?",
+        description="200 once the model is loaded and has predicted a first image.",
+        response_model=None,
+        responses={200: {"model": HealthAnswer}, **_errors({503: "No model is ready yet."})},
+    )
+    async def healthz() -> JSONResponse:
+        return JSONResponse({"status": "ok", "model": _ready(endpoint).model.info.id})
+
+    @api.get(
+        "/model",
+        summary="What is in service?",
+        response_model=None,
+        responses={200: {"model": ModelAnswer}, **_errors({503: "No model is ready yet."})},
+    )
+    async def model() -> JSONResponse:
+        return JSONResponse(model_entry(_ready(endpoint).model.info))
+
+    return api
+
+
+def _ready(endpoint: Endpoint) -> Loaded:
+    if endpoint.active is None:
+        raise ApiError(503, "not_ready", "the model is still loading: try again in a few seconds")
+    return endpoint.active
