@@ -24,8 +24,8 @@ MIN_SIDE: Final = 8
 MAX_ASPECT: Final = 20
 """Most times that one side may be as long as the other. A panorama has 10; above 20 it is a scan line or a ruler."""
 
-DECODER: Final = f"pillow-{PIL.__version__}"
-"""Part of every cache key: another decoder may give other pixels."""
+DECODER: Final = f"pillow-{PIL.__version__}-{MAX_PIXELS}-{MIN_SIDE}-{MAX_ASPECT}"
+"""Part of every cache key: another decoder may give other pixels, other limits other failures."""
 
 # Only formats that cameras, tools and the web make. Pillow's longer list has some that call outside programs (EPS).
 _FORMATS: Final = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF")

@@ -1,0 +1,208 @@
+"""Labels in a text table: `path,label[,group][,split]` with a header, or the deep-sea target file without one.
+
+The target file has three columns, index, filename and label, apart by tabs or commas. Columns may be named in any
+case; a byte order mark, Windows line ends, semicolons and tabs are understood.
+"""
+
+import csv
+import io
+import posixpath
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Final
+
+from data import store
+from data.errors import UserError
+from data.manifest import SPLIT_NAMES, Row, Source, looks_like_image, nfc
+from data.problems import Problem
+from data.store import Entry
+
+_PATH: Final = ("path", "filename", "file")
+_LABEL: Final = ("label", "class")
+_TARGET: Final = ("index", "path", "label")
+OURS: Final = ("path", "label", "group", "split", "key")
+"""The columns of a manifest that this project wrote: its `key` is taken over, so that it splits as it did before."""
+
+
+@dataclass(frozen=True)
+class _Line:
+    number: int
+    fields: dict[str, str]
+
+
+def read(path: str, images: str) -> Source:
+    """The rows of the table at `path`, whose relative paths lie under `images`. Raises UserError on a useless table."""
+    columns, lines, problems, notes = _parse(path, _text(path))
+    stated: list[tuple[_Line, str, str]] = []  # line, key (relative posix path, or an absolute address), label
+    for line in lines:
+        name, label = line.fields["path"], line.fields["label"]
+        key = _key(name, images)
+        if not name:
+            problems.append(Problem(path, "no_path", "the row names no image; left out", line.number))
+        elif not label:
+            problems.append(Problem(name, "no_label", "left out", line.number))
+        elif key is None:
+            problems.append(Problem(name, "outside", f"not under {images}; left out", line.number))
+        else:
+            stated.append((line, key, label))
+    stated, found = _once(stated)
+    problems += found
+    files, unnamed = _find(images, [key for _, key, _ in stated])
+    rows = []
+    for line, key, label in stated:
+        entry = files.get(key) or Entry(_address(images, key), key, 0, "")
+        split, problem = _split(line, entry.path)
+        problems += problem
+        own = line.fields["key"] if columns == OURS else nfc(_relative(key))
+        rows.append(Row(entry, own, label, split, line.fields, line.number))
+    return Source(tuple(rows), (*problems, *unnamed), columns, images, tuple(notes))
+
+
+def _text(path: str) -> str:
+    blob = store.read(path)
+    if blob.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return blob.decode("utf-16")
+    try:
+        return blob.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return blob.decode("cp1252", errors="replace")  # what Excel on Windows writes
+
+
+def _parse(path: str, text: str) -> tuple[tuple[str, ...], list[_Line], list[Problem], list[str]]:
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    if not first:
+        raise UserError(f"{path}: the file is empty; it needs a header path,label and a row per image")
+    delimiter = max(",;\t", key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    columns: tuple[str, ...] = ()
+    lines: list[_Line] = []
+    problems: list[Problem] = []
+    try:
+        for fields in reader:
+            cells = [cell.strip() for cell in fields]
+            if not any(cells):
+                continue
+            if not columns:
+                columns = _columns(path, cells)
+                if columns != _TARGET:
+                    continue
+            if len(cells) < len(columns):
+                cells += [""] * (len(columns) - len(cells))
+            elif len(cells) > len(columns):
+                detail = f"{len(cells)} fields, the header has {len(columns)}; the surplus is passed over"
+                problems.append(Problem(cells[0], "short_row", detail, reader.line_num))
+            lines.append(_Line(reader.line_num, dict(zip(columns, cells, strict=False))))
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: {error}; save it again as CSV in UTF-8") from error
+    if not lines:
+        raise UserError(f"{path}: a header and no rows; write a row per image")
+    return columns, lines, problems, []
+
+
+def _columns(path: str, cells: list[str]) -> tuple[str, ...]:
+    """The names of the columns, `path` and `label` by these very names; `_TARGET` for a file without a header."""
+    names = [cell.lower() for cell in cells]
+    for wanted, aliases in (("path", _PATH), ("label", _LABEL)):
+        if found := next((names.index(alias) for alias in aliases if alias in names), None):
+            names[found] = wanted
+        elif names[0] in aliases:
+            names[0] = wanted
+    if "path" in names and "label" in names:
+        return tuple(names)
+    if len(cells) == 3 and re.fullmatch(r"-?\d+", cells[0]) and looks_like_image(cells[1]):
+        return _TARGET
+    found_columns = ", ".join(cells) if any(cells) else "none"
+    raise UserError(
+        f"{path}: needs the columns path and label (group and split are optional), found: {found_columns}; "
+        "rename the columns in its first line, or give a file of index, filename, label without a header"
+    )
+
+
+def _key(name: str, images: str) -> str | None:
+    """The path below the root, an absolute address as it is, or None where a relative path leads out of the root."""
+    root = images.rstrip("/") + "/"
+    if store.is_remote(name) or (posixpath.isabs(name) and not store.is_remote(images)):
+        return name.removeprefix(root)
+    key = posixpath.normpath(name)
+    return None if key.startswith(("../", "/")) or key in ("..", ".") else key
+
+
+def _relative(key: str) -> str:
+    return key.removeprefix("s3://").lstrip("/")
+
+
+def _address(images: str, key: str) -> str:
+    return key if store.is_remote(key) or posixpath.isabs(key) else store.join(images, *key.split("/"))
+
+
+def _once(stated: list[tuple[_Line, str, str]]) -> tuple[list[tuple[_Line, str, str]], list[Problem]]:
+    """Each file once: of equal rows the first, of rows that disagree about the label none."""
+    labels: dict[str, set[str]] = defaultdict(set)
+    for _, key, label in stated:
+        labels[key].add(label)
+    kept, problems, seen = [], [], set()
+    for line, key, label in stated:
+        if len(labels[key]) > 1:
+            said = ", ".join(map(repr, sorted(labels[key])))
+            problems.append(Problem(key, "two_labels", f"rows label this file {said}; all left out", line.number))
+        elif key in seen:
+            problems.append(Problem(key, "duplicate_row", "an earlier row names this file; left out", line.number))
+        else:
+            seen.add(key)
+            kept.append((line, key, label))
+    return kept, problems
+
+
+def _find(images: str, keys: list[str]) -> tuple[dict[str, Entry], list[Problem]]:
+    """The files that the keys mean, and a problem for each folder that holds images without rows.
+
+    Only folders that rows name are listed: a CSV in a home folder must not make us walk the home. A name is found in
+    either Unicode form, and with Windows' backslashes.
+    """
+    files: dict[str, Entry] = {}
+    beside: dict[str, Entry] = {}
+    inside = [key for key in keys if not store.is_remote(key) and not posixpath.isabs(key)]
+    slashed = {key: key.replace("\\", "/") for key in inside}
+    for entry in _listed(images, {posixpath.dirname(key) for key in slashed.values()}):
+        beside[nfc(entry.key)] = files[entry.key] = entry
+    found = {key: files.get(key) or beside.get(nfc(key)) or beside.get(nfc(slashed[key])) for key in inside}
+    named = {entry.path for entry in found.values() if entry}
+    unnamed: dict[str, list[str]] = defaultdict(list)
+    for entry in files.values():
+        if entry.path not in named and looks_like_image(entry.key):
+            unnamed[store.parent(entry.path)].append(posixpath.basename(entry.key))
+    for key in keys:
+        if key not in slashed:
+            found[key] = store.find(key, _relative(key))
+    return {key: entry for key, entry in found.items() if entry}, [
+        Problem(folder, "no_row", f"{len(names)} image files without a row, e.g. {min(names)}; not used")
+        for folder, names in sorted(unnamed.items())
+    ]
+
+
+def _listed(images: str, folders: set[str]) -> list[Entry]:
+    """The files right in these folders below the root (posix, "" is the root itself), with keys below the root."""
+    if store.is_remote(images):  # one listing of what they have in common: a request per folder would be slow
+        common = posixpath.commonpath(folders) if folders else ""
+        entries = [_below(entry, common) for entry in store.list_files(store.join(images, common))]
+        return [entry for entry in entries if posixpath.dirname(entry.key) in folders]
+    found = []
+    for folder in sorted(folders):
+        try:
+            listed = store.list_files(store.join(images, *folder.split("/")), recursive=False)
+        except store.NotThereError:
+            continue  # its rows are reported as missing
+        found += [_below(entry, folder) for entry in listed]
+    return found
+
+
+def _below(entry: Entry, folder: str) -> Entry:
+    return Entry(entry.path, posixpath.join(folder, entry.key), entry.size, entry.version)
+
+
+def _split(line: _Line, path: str) -> tuple[str, list[Problem]]:
+    said = line.fields.get("split", "")
+    if not said or said.lower() in SPLIT_NAMES:
+        return SPLIT_NAMES.get(said.lower(), ""), []
+    return "", [Problem(path, "unknown_split", f"split {said!r}; read as empty", line.number)]

@@ -1,0 +1,259 @@
+"""The pack: every image decoded and resized once, into one memory-mapped uint8 array that all trials on a node share.
+
+A pack is a folder named by what is in it (the set of content hashes, and how they were decoded and resized). It is
+built in one pass: read, hash, decode, resize. An index remembers each file's hash by its version, so that a second run
+over unchanged files reads no image. A build that was killed goes on where it stopped; a build that ends in an error of the
+disk leaves nothing behind.
+"""
+
+import contextlib
+import errno
+import functools
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from filelock import FileLock
+from tqdm import tqdm
+
+from data import cachefolder, store
+from data.errors import UserError
+from data.images import DECODER, Failure, Pixels, Resize, decode_resized
+from data.journal import Journal
+from data.parallel import ordered_map
+
+_PIXELS: Final = "pixels.u8"
+_META: Final = "pack.json"
+_DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SPARE_BYTES: Final = 64 * 2**20
+
+Outcome = str | Failure
+"""What became of one file: the sha256 of its bytes, or what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A complete pack: its folder ("" when no image was good), the outcome of each file in order, sha256 -> row."""
+
+    folder: str
+    outcomes: tuple[Outcome, ...]
+    rows: dict[str, int]
+
+
+def build(entries: Sequence[store.Entry], how: Resize, *, cache_dir: str, scope: str, progress: bool = False) -> Packed:
+    """The pack of these files, made if it is not there yet.
+
+    `scope` names the collection (its root): files of one scope share an index. Raises UserError where the disk is full
+    or a whole bucket cannot be read; a file that cannot be read or decoded is a Failure in `outcomes`.
+    """
+    listing = _digest([how, DECODER, *((entry.path, entry.version) for entry in entries)])
+    index = Journal(os.path.join(cache_dir, "index", f"{_digest([DECODER, scope])}.jsonl"))
+    if (found := _complete(entries, how, cache_dir, _known(index, entries))) is not None:
+        return found
+    os.makedirs(os.path.join(cache_dir, "packs"), exist_ok=True)
+    with FileLock(os.path.join(cache_dir, "packs", f".lock-{listing}")):  # one builder for one listing
+        known = _known(index, entries)  # the one that we waited for has filled it
+        if (found := _complete(entries, how, cache_dir, known)) is not None:
+            return found
+        folder = os.path.join(cache_dir, "packs", f".building-{listing}")
+        try:
+            with index:
+                return _Build(folder, entries, how, cache_dir, index).run(known, progress)
+        except OSError as error:
+            if error.errno not in _DISK_FULL:
+                raise
+            shutil.rmtree(folder, ignore_errors=True)
+            raise _disk_full(cache_dir, len(entries) * _stride(how)) from error
+
+
+@functools.lru_cache(maxsize=8)
+def open_pack(folder: str) -> Pixels:
+    """The pixels (N, H, W, 3) uint8, read-only, mapped: processes share the pages, and one process maps them once."""
+    try:
+        meta = json.loads(Path(folder, _META).read_bytes())
+        size = int(meta["resize"]["size"])
+        pixels: Pixels = np.memmap(
+            os.path.join(folder, _PIXELS), np.uint8, "r", shape=(len(meta["rows"]), size, size, 3)
+        )
+    except FileNotFoundError as error:
+        raise UserError(f"{folder}: the packed images are gone from the cache; run the command again") from error
+    cachefolder.touch(folder)
+    return pixels
+
+
+def _rows(folder: str) -> dict[str, int]:
+    """sha256 -> row of a complete pack; empty where there is none."""
+    try:
+        meta = json.loads(Path(folder, _META).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return {sha: row for row, sha in enumerate(meta["rows"])}
+
+
+class _Build:
+    """One build under way: pixels go to slots in the order of the listing, and a journal says which slots are done."""
+
+    def __init__(
+        self, folder: str, entries: Sequence[store.Entry], how: Resize, cache_dir: str, index: Journal
+    ) -> None:
+        self.folder, self.entries, self.how, self.cache_dir, self.index = folder, entries, how, cache_dir, index
+        self.slots: dict[str, int] = {}
+        self.workers = 16 if any(store.is_remote(entry.path) for entry in entries) else (os.cpu_count() or 2) + 1
+        # Copies of a bucket that would push each other out of the cache help nobody: the pack is the better copy.
+        remote = sum(entry.size for entry in entries if store.is_remote(entry.path))
+        self.copies = cache_dir if 2 * remote < cachefolder.LIMIT_BYTES else None
+
+    def run(self, known: dict[store.Entry, Outcome], progress: bool) -> Packed:
+        os.makedirs(self.folder, exist_ok=True)
+        handle = os.open(os.path.join(self.folder, _PIXELS), os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            journal = Journal(os.path.join(self.folder, "done.jsonl"))
+            self._resume(handle, journal)
+            with journal:
+                outcomes = self._fill(handle, journal, known, progress)
+            os.ftruncate(handle, len(self.slots) * _stride(self.how))
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        return self._finish(outcomes)
+
+    def _resume(self, handle: int, journal: Journal) -> None:
+        """Take over the slots that an earlier, killed build filled, as far as their pixels are what it wrote."""
+        stride = _stride(self.how)
+        for record in journal.records():
+            if record["slot"] != len(self.slots):
+                break
+            pixels = os.pread(handle, stride, record["slot"] * stride)
+            if len(pixels) != stride or zlib.crc32(pixels) != record["crc"]:
+                break
+            self.slots[record["sha256"]] = record["slot"]
+
+    def _fill(self, handle: int, journal: Journal, known: dict[store.Entry, Outcome], progress: bool) -> list[Outcome]:
+        settled = {e for e, outcome in known.items() if isinstance(outcome, Failure) or outcome in self.slots}
+        todo = [entry for entry in self.entries if entry not in settled]
+        self._check_space(len(todo))
+        outcomes = dict(known)
+        older = _older_packs(self.cache_dir, self.how)
+
+        def prepare(entry: store.Entry) -> tuple[store.Entry, Outcome, Pixels | None]:
+            sha = known.get(entry)
+            if isinstance(sha, str) and sha in older:
+                return entry, sha, older[sha][0][older[sha][1]]
+            blob = store.try_read(entry, cache_dir=self.copies)
+            if isinstance(blob, Failure):
+                return entry, blob, None
+            sha = hashlib.sha256(blob).hexdigest()
+            if sha in self.slots:
+                return entry, sha, None
+            if sha in older:
+                return entry, sha, older[sha][0][older[sha][1]]
+            pixels = decode_resized(blob, self.how)
+            return (entry, pixels, None) if isinstance(pixels, Failure) else (entry, sha, pixels)
+
+        bar = tqdm(total=len(todo), desc="reading images", unit="image", disable=not progress, leave=False)
+        with bar, contextlib.closing(ordered_map(prepare, todo, self.workers)) as prepared:
+            for entry, outcome, pixels in prepared:
+                if isinstance(outcome, str) and pixels is not None and outcome not in self.slots:
+                    self._put(handle, journal, outcome, pixels)
+                if known.get(entry) != outcome:
+                    outcomes[entry] = outcome
+                    _remember(self.index, entry, outcome)
+                bar.update()
+        return [outcomes[entry] for entry in self.entries]
+
+    def _put(self, handle: int, journal: Journal, sha: str, pixels: Pixels) -> None:
+        slot = len(self.slots)
+        view = memoryview(np.ascontiguousarray(pixels).tobytes())
+        # Written, not mapped: on a full disk a write is an error that we can report, a store to a mapping kills us.
+        done = 0
+        while done < len(view):
+            done += os.pwrite(handle, view[done:], slot * len(view) + done)
+        journal.append({"slot": slot, "sha256": sha, "crc": zlib.crc32(view)})
+        self.slots[sha] = slot
+
+    def _check_space(self, images: int) -> None:
+        needed = images * _stride(self.how) + _SPARE_BYTES
+        if shutil.disk_usage(self.folder).free < needed:
+            raise OSError(errno.ENOSPC, "not enough free space")
+
+    def _finish(self, outcomes: list[Outcome]) -> Packed:
+        if not self.slots:
+            shutil.rmtree(self.folder)
+            return Packed("", tuple(outcomes), {})
+        used = {outcome for outcome in outcomes if isinstance(outcome, str)}
+        meta = {"resize": asdict(self.how), "decoder": DECODER, "rows": list(self.slots)}
+        store.write(os.path.join(self.folder, _META), json.dumps(meta).encode())
+        os.unlink(os.path.join(self.folder, "done.jsonl"))
+        target = _folder(self.cache_dir, used, self.how)
+        try:
+            os.rename(self.folder, target)
+        except OSError:  # the same images under another address were packed meanwhile
+            shutil.rmtree(self.folder)
+        return Packed(target, tuple(outcomes), _rows(target))
+
+
+def _known(index: Journal, entries: Sequence[store.Entry]) -> dict[store.Entry, Outcome]:
+    """What the index says about these files, each in this very version."""
+    said: dict[tuple[str, str], Outcome] = {}
+    for record in index.records():
+        failure = Failure(record["code"], record["message"]) if "code" in record else None
+        said[record["path"], record["version"]] = failure or record["sha256"]
+    return {entry: said[key] for entry in entries if entry.version and (key := (entry.path, entry.version)) in said}
+
+
+def _remember(index: Journal, entry: store.Entry, outcome: Outcome) -> None:
+    if isinstance(outcome, str):
+        index.append({"path": entry.path, "version": entry.version, "sha256": outcome})
+    elif outcome.code != "unreadable":  # a permission or a network may be mended without a change of the file
+        index.append({"path": entry.path, "version": entry.version, **asdict(outcome)})
+
+
+def _complete(
+    entries: Sequence[store.Entry], how: Resize, cache_dir: str, known: dict[store.Entry, Outcome]
+) -> Packed | None:
+    if any(entry not in known for entry in entries):
+        return None
+    outcomes = tuple(known[entry] for entry in entries)
+    used = {outcome for outcome in outcomes if isinstance(outcome, str)}
+    folder = _folder(cache_dir, used, how) if used else ""
+    rows = _rows(folder) if used else {}
+    return Packed(folder, outcomes, rows) if used <= rows.keys() else None
+
+
+def _older_packs(cache_dir: str, how: Resize) -> dict[str, tuple[Pixels, int]]:
+    """sha256 -> (pixels, row) over the packs made in the same way: a few new images do not decode all others again."""
+    found: dict[str, tuple[Pixels, int]] = {}
+    for path in Path(cache_dir, "packs").glob(f"*/{_META}"):
+        with contextlib.suppress(FileNotFoundError, UserError, ValueError):  # evicted while we look
+            meta = json.loads(path.read_bytes())
+            if meta["resize"] == asdict(how) and meta["decoder"] == DECODER:
+                pixels = open_pack(str(path.parent))
+                found.update((sha, (pixels, row)) for row, sha in enumerate(meta["rows"]))
+    return found
+
+
+def _folder(cache_dir: str, shas: set[str], how: Resize) -> str:
+    return os.path.join(cache_dir, "packs", _digest([how, DECODER, *sorted(shas)]))
+
+
+def _digest(parts: Sequence[object]) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def _stride(how: Resize) -> int:
+    return how.size * how.size * 3
+
+
+def _disk_full(cache_dir: str, needed: int) -> UserError:
+    free = shutil.disk_usage(cache_dir).free
+    return UserError(
+        f"{cache_dir}: the disk is full: the packed images take {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
+        "free some space, give a smaller --image-size, or another --cache-dir"
+    )

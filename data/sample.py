@@ -1,0 +1,5 @@
+"""stub"""
+
+
+def ensure(cache_dir: str, seed: int) -> str:
+    raise NotImplementedError

@@ -1,0 +1,59 @@
+"""Where labelled images come from: a folder per class (here), or a CSV (`csvfile`)."""
+
+from collections import Counter
+
+from data import csvfile, store
+from data.errors import UserError
+from data.manifest import SPLIT_NAMES, Row, Source, looks_like_image, nfc
+from data.problems import Problem
+from data.store import Entry
+
+_TABLES = (".csv", ".tsv", ".txt")
+MANIFEST_COLUMNS = csvfile.OURS
+
+
+def read(data: str, images: str = "") -> Source:
+    """The rows of a folder, or of a CSV or target file whose images lie beside it or under `images`.
+
+    Both are local (absolute) or s3:// paths. Raises UserError where nothing usable is there.
+    """
+    if data.lower().endswith(_TABLES):
+        return csvfile.read(data, images or store.parent(data))
+    if images:
+        raise UserError(f"--images {images}: only a CSV needs it, and --data {data} is a folder; leave --images out")
+    if not store.is_remote(data) and not store.exists(data):
+        raise UserError(f"{data}: no such file or folder; give a folder of images, a CSV or an s3:// address to --data")
+    return _folder(data)
+
+
+def _folder(root: str) -> Source:
+    entries = store.list_files(root)
+    tops = {entry.key.partition("/")[0].lower() for entry in entries if "/" in entry.key}
+    splits = "train" in tops and any(SPLIT_NAMES.get(top) for top in tops)
+    rows, problems = [], []
+    for entry in entries:
+        parts = nfc(entry.key).split("/")
+        split = SPLIT_NAMES.get(parts[0].lower(), "") if splits and len(parts) > 1 else ""
+        label = parts[1 if splits else 0].strip() if len(parts) > (2 if splits else 1) else ""
+        if not looks_like_image(entry.key):
+            problems.append(Problem(entry.path, "other_file", "not named like an image; left out"))
+        elif splits and not split:
+            problems.append(Problem(entry.path, "no_label", "lies beside train/ and not in it; left out"))
+        elif not label:
+            problems.append(Problem(entry.path, "no_label", "lies in no class folder; left out"))
+        else:
+            rows.append(Row(entry, "/".join(parts), label, split))
+    if not rows:
+        raise UserError(f"{root}: {_nothing(entries)}")
+    return Source(tuple(rows), tuple(problems), (), root)
+
+
+def _nothing(entries: list[Entry]) -> str:
+    tables = [entry.key for entry in entries if entry.key.lower().endswith((".csv", ".tsv"))]
+    if tables:
+        return f"no class folders with images; it holds {tables[0]}: give that file to --data"
+    if any(looks_like_image(entry.key) for entry in entries):
+        return "its images lie in no class folders; move them into a folder per class, or write a CSV path,label"
+    kinds = Counter(entry.key.rpartition(".")[2].lower() for entry in entries if "." in entry.key)
+    found = f"among {len(entries)} files (mostly .{kinds.most_common(1)[0][0]}) " if kinds else ""
+    return f"no images {found}there; give the folder that holds a folder per class"
