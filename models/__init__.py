@@ -1,0 +1,1 @@
+"""Networks, the one training loop, the bundle, the predictor, the metrics."""

@@ -1,0 +1,222 @@
+"""The folder that a trained model is: model.safetensors and bundle.json. It stands alone and holds no code."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from data import store
+from data.errors import UserError
+from models.catalog import Classifier, ModelConfig, build
+from models.fingerprint import code_fingerprint
+from models.preprocess import Preprocess
+
+FORMAT_VERSION = 1
+ENGINE = "torch"
+WEIGHTS_FILE, INFO_FILE = "model.safetensors", "bundle.json"
+
+
+@dataclass(frozen=True)
+class BundleInfo:
+    """What bundle.json says."""
+
+    id: str
+    """First 12 hex digits of a sha256 over the weights and all else that decides an answer; scores do not change it."""
+    format_version: int
+    engine: str
+    architecture: dict[str, Any]
+    """The fields of ModelConfig but for `weights`: the weights are in the bundle."""
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    temperature: float
+    thresholds: dict[str, float | None]
+    metrics: dict[str, Any]
+    learning_curve: list[dict[str, Any]]
+    fingerprints: dict[str, str]
+    """sha256 of data, split and code, and of the weights file."""
+    created: str
+    """UTC, ISO 8601."""
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """The architecture to build; its weights come from the bundle."""
+        values = {**self.architecture, "weights": "none"}
+        # A frozen base without weights is refused elsewhere, and for the structure it does not matter.
+        return ModelConfig(**{**values, "base": "finetune"})
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**values, "classes": list(self.classes), "preprocess": self.preprocess.as_dict()}
+
+
+def bundle_id(info: BundleInfo) -> str:
+    """The id that the content of `info` gives."""
+    parts = {
+        "weights": info.fingerprints["weights"],
+        "architecture": info.architecture,
+        "classes": list(info.classes),
+        "preprocess": info.preprocess.as_dict(),
+        "temperature": info.temperature,
+        "thresholds": info.thresholds,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def write_bundle(
+    folder: str,
+    model: Classifier,
+    *,
+    classes: Sequence[str],
+    preprocess: Preprocess,
+    temperature: float = 1.0,
+    thresholds: Mapping[str, float | None] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    learning_curve: Sequence[Mapping[str, Any]] = (),
+    fingerprints: Mapping[str, str] | None = None,
+) -> BundleInfo:
+    """Write the whole model (a frozen base too) to a folder or `s3://` address, replacing a bundle that is there.
+
+    A half-written bundle is never seen: locally the folder is renamed into place; on S3, bundle.json goes last and
+    names the checksum of the weights. UserError if `folder` holds something else. `fingerprints`: data and split.
+    """
+    if len(classes) != model.classes:
+        raise ValueError(f"classes must be the model's {model.classes}, got {len(classes)}")
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    blob = safetensors.torch.save(tensors)
+    info = BundleInfo(
+        id="",
+        format_version=FORMAT_VERSION,
+        engine=ENGINE,
+        architecture={
+            field.name: getattr(model.config, field.name) for field in fields(model.config) if field.name != "weights"
+        },
+        classes=tuple(classes),
+        preprocess=preprocess,
+        temperature=float(temperature),
+        thresholds=dict(thresholds or {"confident": None}),
+        metrics=dict(metrics or {}),
+        learning_curve=[dict(scores) for scores in learning_curve],
+        fingerprints={
+            **(fingerprints or {}),
+            "code": code_fingerprint(),
+            "weights": hashlib.sha256(blob).hexdigest(),
+        },
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    info = replace(info, id=bundle_id(info))
+    if store.is_remote(folder):
+        store.write(store.join(folder, WEIGHTS_FILE), blob)
+        store.write(store.join(folder, INFO_FILE), _encode(info))
+    else:
+        _write_folder(Path(folder), {WEIGHTS_FILE: blob, INFO_FILE: _encode(info)})
+    return info
+
+
+def _encode(info: BundleInfo) -> bytes:
+    return (json.dumps(info.as_dict(), indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
+
+
+def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file, not a folder; give another place for the bundle")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / INFO_FILE).is_file():
+        raise UserError(f"{folder}: holds something that is no bundle; give an empty or a new folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    old = fresh.with_name(fresh.name + ".old")
+    try:
+        fresh.chmod(0o755)  # mkdtemp makes it for the owner alone
+        for name, blob in files.items():
+            (fresh / name).write_bytes(blob)
+        if folder.exists():
+            os.rename(folder, old)  # a rename cannot replace a folder that holds files
+        os.rename(fresh, folder)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot write the bundle ({error}); free some space or give another folder"
+        ) from error
+    finally:
+        if old.exists() and not folder.exists():
+            os.rename(old, folder)
+        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def update_metrics(folder: str, metrics: Mapping[str, Any]) -> BundleInfo:
+    """Put scores into a bundle: they are known only after the predictor has run on it. Its id stays."""
+    info = replace(read_info(folder), metrics=dict(metrics))
+    store.write(store.join(folder, INFO_FILE), _encode(info))
+    return info
+
+
+def read_info(folder: str) -> BundleInfo:
+    """bundle.json alone, checked in itself. UserError says what to do."""
+    path = store.join(folder, INFO_FILE)
+    if not store.exists(path):
+        raise UserError(f"{folder}: no bundle there ({INFO_FILE} is missing); give the bundle folder of a finished run")
+    try:
+        values = json.loads(store.read(path))
+        version = int(values["format_version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not readable as a bundle's description ({error}); write the bundle again") from error
+    if version > FORMAT_VERSION:
+        raise UserError(f"{path}: format {version}, this eagleray reads up to {FORMAT_VERSION}; update eagleray")
+    try:
+        names = [field.name for field in fields(BundleInfo)]
+        info = BundleInfo(**{name: values[name] for name in names})
+        info = replace(info, classes=tuple(info.classes), preprocess=Preprocess.from_dict(values["preprocess"]))
+        _ = info.model_config
+        computed = bundle_id(info)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: field missing or wrong ({error}); write the bundle again") from error
+    if info.engine != ENGINE:
+        raise UserError(f"{path}: made for the engine {info.engine}, this eagleray has {ENGINE}; update eagleray")
+    if computed != info.id:
+        raise UserError(f"{path}: was changed by hand (its id is {info.id}, its content's {computed}); write it again")
+    return info
+
+
+def read_bundle(folder: str, *, cache_dir: str = "") -> tuple[BundleInfo, Classifier]:
+    """The description and the network, eval mode, on the CPU, from a folder or `s3://` address.
+
+    Verifies format version, checksum of the weights, and the number of classes against the head; UserError says which
+    failed and what to do.
+    """
+    info = read_info(folder)
+    path = store.join(folder, WEIGHTS_FILE)
+    if not store.exists(path):
+        raise UserError(f"{path}: missing; copy the whole bundle folder")
+    blob = store.read(path, cache_dir=cache_dir or None)
+    found = hashlib.sha256(blob).hexdigest()
+    if found != info.fingerprints["weights"]:
+        raise UserError(
+            f"{path}: damaged or being replaced (sha256 {found[:12]}…, {INFO_FILE} says "
+            f"{info.fingerprints['weights'][:12]}…); copy the bundle again"
+        )
+    tensors = safetensors.torch.load(blob)
+    outputs = max((name for name in tensors if name.startswith("head.") and name.endswith(".bias")), default="")
+    if not outputs or len(tensors[outputs]) != len(info.classes):
+        head = len(tensors[outputs]) if outputs else "no"
+        raise UserError(
+            f"{folder}: {len(info.classes)} classes in {INFO_FILE}, but the head has {head} outputs; "
+            "write the bundle again"
+        )
+    with torch.device("meta"):  # the structure only: the tensors come from the file
+        model = build(info.model_config, classes=len(info.classes), image_size=info.preprocess.resize.size)
+    try:
+        model.load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: does not fit {info.architecture} ({reason}); write the bundle again") from error
+    model = model.to(memory_format=torch.channels_last)
+    return info, model.requires_grad_(False).eval()

@@ -1,0 +1,47 @@
+"""One file that a training run can be continued from exactly."""
+
+import io
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data import store
+from data.errors import UserError
+
+FORMAT_VERSION = 1
+_NAME = "checkpoint.pt"
+
+
+def write(folder: str, content: Mapping[str, Any]) -> None:
+    """Write tensors, numbers, strings, lists and dicts under `folder`; whole or not at all."""
+    buffer = io.BytesIO()
+    torch.save({"format_version": FORMAT_VERSION, **content}, buffer)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    store.write(os.path.join(folder, _NAME), buffer.getvalue())
+
+
+def read(folder: str) -> dict[str, Any]:
+    """What `write` wrote. Nothing in the file is run. UserError if there is none, or it is broken or newer."""
+    path = os.path.join(folder, _NAME)
+    if not os.path.isfile(path):
+        raise UserError(f"{folder}: no checkpoint there ({_NAME} is missing); give the folder of a run that was saved")
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        version = int(content["format_version"])
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: broken checkpoint; delete it and train again") from error
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{path}: checkpoint format {version}, this eagleray reads {FORMAT_VERSION}; use the one it is from"
+        )
+    return content
+
+
+def snapshot(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A copy of a state dict in main memory, which later steps do not change."""
+    return {name: value.detach().to("cpu", copy=True) for name, value in state.items()}

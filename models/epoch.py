@@ -1,0 +1,156 @@
+"""One pass over the training images and one over the validation images, alone or together with other workers."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from data.collection import Subset
+from models import batches, seeds
+from models.augment import draw
+from models.batches import World
+from models.optimise import TrainConfig, learning_rate_at, make_optimizer, set_learning_rate
+from models.records import NonFiniteLoss
+from models.sources import Source
+
+# Losses stay on the device and are looked at every so many batches: looking at each one would make a GPU wait, and
+# looking at the end of the epoch would let a run that left the numbers burn a whole epoch.
+_LOOK_EVERY = 50
+
+
+class Passed(NamedTuple):
+    """The means of one pass over all workers' images."""
+
+    loss: float
+    accuracy: float
+    balanced_accuracy: float
+
+
+class Learner:
+    """The part of a network that learns, its optimiser, and where its inputs come from."""
+
+    def __init__(
+        self, trained: nn.Module, source: Source, config: TrainConfig, classes: int, world: World, device: torch.device
+    ) -> None:
+        self.trained, self.steps = trained, 0
+        self._source, self._config, self._classes = source, config, classes
+        self._world, self._device = world, device
+        parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
+        self.optimizer = make_optimizer(config, parameters, device)
+        self._wrapped = trained
+        if world.size > 1:
+            # Buffers are averaged at the end of each epoch instead of being sent from rank 0 before each step.
+            self._wrapped = DistributedDataParallel(trained, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def train(self, subset: Subset, epoch: int) -> Passed:
+        """Learn from every image of `subset` once (with balance by sampling: as many draws)."""
+        config, world = self._config, self._world
+        torch.manual_seed(seeds.derive(config.seed, seeds.DROPOUT, epoch, world.rank))
+        sampling = config.balance == "sampling"
+        order = batches.epoch_order(subset.labels, sampling=sampling, seed=config.seed, epoch=epoch)
+        plan = batches.cut(order, config.batch_size, world.size)
+        weights = self._class_weights(subset)
+        self._wrapped.train()
+        waiting: list[Tensor] = []
+        totals = np.zeros(1 + 2 * self._classes)
+        for step, batch in enumerate(plan):
+            waiting.append(self._step(subset, epoch, step, batch, weights))
+            if len(waiting) == _LOOK_EVERY or step == len(plan) - 1:
+                totals += self._look(epoch, step + 1 - len(waiting), waiting)
+                waiting.clear()
+        self._average_buffers()
+        return self._passed(totals)
+
+    def validate(self, subset: Subset, epoch: int) -> Passed:
+        """Score the images of `subset`, in eval mode and never augmented; each worker scores its share of them."""
+        share = self._world.part(len(subset.rows))
+        rows, labels = subset.rows[share], subset.labels[share]
+        sums = torch.zeros(1 + 2 * self._classes, dtype=torch.float64, device=self._device)
+        self.trained.eval()
+        with torch.no_grad():
+            for start in range(0, len(rows), self._source.chunk):
+                part = slice(start, start + self._source.chunk)
+                logits = self.trained(self._source.plain(rows[part])).double()
+                truth = torch.from_numpy(labels[part]).to(self._device)
+                sums += self._tally(F.cross_entropy(logits, truth, reduction="none"), logits, truth)
+        passed = self._passed(self._over_workers(sums).cpu().numpy())
+        if not np.isfinite(passed.loss):
+            rate = learning_rate_at(self._config, self.steps - 1)
+            raise NonFiniteLoss(
+                f"the validation loss is no finite number after epoch {epoch}, batch {self.steps} of the run, learning "
+                f"rate {rate:g}; give a lower --learning-rate"
+            )
+        return passed
+
+    def _step(self, subset: Subset, epoch: int, step: int, batch: batches.Indices, weights: Tensor | None) -> Tensor:
+        """Learn from this worker's part of a global batch; its tally stays on the device."""
+        config, part = self._config, self._world.part(len(batch))
+        mine = batch[part]
+        draws = None if config.augment == "off" else draw(len(batch), config.seed, epoch, step)[part]
+        labels = torch.from_numpy(subset.labels[mine]).to(self._device)
+        set_learning_rate(self.optimizer, learning_rate_at(config, self.steps))
+        with self._mixed_precision():
+            logits = self._wrapped(self._source.training(subset.rows[mine], draws)).float()
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        if weights is not None:
+            losses = losses * weights[labels]
+        self.optimizer.zero_grad(set_to_none=True)
+        # DDP averages the workers' gradients; parts of a batch may differ in size, so each worker brings its *sum* over
+        # the global count, times the number of workers: the average is then the gradient of the global mean.
+        (losses.sum() * (self._world.size / len(batch))).backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.steps += 1
+        return self._tally(losses.detach().double(), logits.detach(), labels)
+
+    def _tally(self, losses: Tensor, logits: Tensor, truth: Tensor) -> Tensor:
+        """float64 (1 + 2 classes,): sum of losses, then per class how many were right, then how many there were."""
+        tally = torch.zeros(1 + 2 * self._classes, dtype=torch.float64, device=self._device)
+        tally[0] = losses.sum()
+        # index_add_ and no bincount, which would make a GPU wait.
+        tally.index_add_(0, 1 + truth, (logits.argmax(1) == truth).double())
+        return tally.index_add_(0, 1 + self._classes + truth, torch.ones_like(truth, dtype=torch.float64))
+
+    def _look(self, epoch: int, first: int, waiting: Sequence[Tensor]) -> np.ndarray[Any, Any]:
+        """Sum of the tallies over batches and workers; NonFiniteLoss on *every* worker if one has none."""
+        tallies: np.ndarray[Any, Any] = self._over_workers(torch.stack(list(waiting))).cpu().numpy()
+        lost = np.flatnonzero(~np.isfinite(tallies[:, 0]))
+        if len(lost):
+            rate = learning_rate_at(self._config, self.steps - len(waiting) + int(lost[0]))
+            raise NonFiniteLoss(
+                f"the loss is no finite number at epoch {epoch}, batch {first + int(lost[0]) + 1}, learning rate "
+                f"{rate:g}; give a lower --learning-rate"
+            )
+        return np.asarray(tallies.sum(axis=0))
+
+    def _passed(self, totals: np.ndarray[Any, Any]) -> Passed:
+        right, counts = totals[1 : 1 + self._classes], totals[1 + self._classes :]
+        present = counts > 0
+        balanced = (right[present] / counts[present]).mean()
+        return Passed(float(totals[0] / counts.sum()), float(right.sum() / counts.sum()), float(balanced))
+
+    def _class_weights(self, subset: Subset) -> Tensor | None:
+        if self._config.balance != "weights":
+            return None
+        return torch.from_numpy(batches.class_weights(subset.labels, self._classes)).to(self._device)
+
+    def _mixed_precision(self) -> AbstractContextManager[Any]:
+        """bfloat16 on CUDA while training; on CPUs without matrix units for it, it is slower than float32."""
+        return torch.autocast("cuda", dtype=torch.bfloat16, enabled=self._device.type == "cuda")
+
+    def _over_workers(self, values: Tensor) -> Tensor:
+        if self._world.size > 1:
+            torch.distributed.all_reduce(values)
+        return values
+
+    def _average_buffers(self) -> None:
+        """BatchNorm's running means and variances: each worker saw its own images, and all go on with the average."""
+        if self._world.size > 1:
+            for buffer in self.trained.buffers():
+                if buffer.is_floating_point():
+                    self._over_workers(buffer).div_(self._world.size)

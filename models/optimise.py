@@ -1,0 +1,93 @@
+"""What is tuned about training, the optimisers, and the learning rate over time."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a network is trained."""
+
+    learning_rate: float = 0.001
+    """Step size of the optimiser."""
+
+    epochs: int = 10
+    """Most passes over the training images; early stopping may end before."""
+
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    """How gradients become steps."""
+
+    momentum: float = 0.9
+    """Share of the last step that is kept; sgd only."""
+
+    schedule: Literal["constant", "keras-time"] = "constant"
+    """Learning rate over time. keras-time is learning_rate / (1 + 0.1 t) after t batches."""
+
+    weight_decay: float = 0.0
+    """Pull of the weights towards zero: added to the gradient by adam and sgd, apart from it by adamw."""
+
+    batch_size: int = 32
+    """Images a step, over all workers together."""
+
+    augment: Literal["off", "light", "strong"] = "off"
+    """Random flip, rotation, crop and colour on the training images only."""
+
+    balance: Literal["off", "weights", "sampling"] = "off"
+    """For uneven classes: weights counts rare classes more in the loss, sampling draws them more often."""
+
+    patience: int = 5
+    """Epochs without a better validation loss before training stops; 0 never stops early."""
+
+    seed: int = 0
+    """Start of every random number: first weights, order of images, dropout, augmentation."""
+
+    def __post_init__(self) -> None:
+        choices = {
+            "optimizer": ("adam", "adamw", "sgd"),
+            "schedule": ("constant", "keras-time"),
+            "augment": ("off", "light", "strong"),
+            "balance": ("off", "weights", "sampling"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)}")
+        for name, least in (("epochs", 1), ("batch_size", 2), ("patience", 0), ("seed", 0), ("weight_decay", 0)):
+            if not getattr(self, name) >= least:
+                raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
+        if not 0 < self.learning_rate < float("inf"):
+            raise ValueError(f"learning_rate must be > 0 and finite, got {self.learning_rate}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be >= 0 and < 1, got {self.momentum}")
+
+
+def make_optimizer(
+    config: TrainConfig, parameters: Iterable[nn.Parameter], device: torch.device
+) -> torch.optim.Optimizer:
+    """The optimiser, in its fused form where torch has one: one pass over the weights instead of one per operation."""
+    rate, decay, fused = config.learning_rate, config.weight_decay, device.type in ("cpu", "cuda")
+    if config.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=fused)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=fused)
+    return torch.optim.SGD(parameters, lr=rate, momentum=config.momentum, weight_decay=decay, fused=fused)
+
+
+def learning_rate_at(config: TrainConfig, step: int) -> float:
+    """The rate for a batch that `step` batches came before.
+
+    keras-time is Keras 2's `decay=0.1`: lr / (1 + 0.1 t) after t batches. It is a schedule and no weight decay;
+    after 100 batches the rate is an eleventh.
+    """
+    if config.schedule == "keras-time":
+        return config.learning_rate / (1 + 0.1 * step)
+    return config.learning_rate
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every parameter group this rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate

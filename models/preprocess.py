@@ -1,0 +1,69 @@
+"""Pixels to the network's input: the same few operations in training, in the feature pass and in the predictor."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.images import Resize
+
+# Mean and standard deviation of ImageNet's training set in RGB over 0..1: what torchvision's weights were trained with.
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How an image becomes input: resized, divided by 255, then (x - mean) / std for each of R, G, B."""
+
+    resize: Resize
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError(f"mean and std need 3 numbers each and std > 0, got {self.mean} and {self.std}")
+
+    @classmethod
+    def for_model(cls, model: str, resize: Resize) -> "Preprocess":
+        """x / 255 for cnn (as in the story), ImageNet's mean and std for the backbones."""
+        return cls(resize) if model == "cnn" else cls(resize, _IMAGENET_MEAN, _IMAGENET_STD)
+
+    def to_unit(self, images: "np.ndarray[Any, Any] | Tensor", device: str | torch.device = "cpu") -> Tensor:
+        """uint8 (B, H, W, 3), already resized -> float32 (B, 3, H, W) in 0..1, channels last.
+
+        The pixels travel to the device as bytes, and one new tensor is made; the rest happens in place.
+        """
+        if isinstance(images, np.ndarray):
+            # A read-only memmap would make torch warn; rows gathered from one are a fresh, writable array.
+            images = torch.from_numpy(images if images.flags.writeable else images.copy())
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
+            raise ValueError(f"images must be uint8 (B, H, W, 3), got {images.dtype} {tuple(images.shape)}")
+        # (B, H, W, 3) seen as (B, 3, H, W) *is* channels last: no copy but the conversion to float.
+        return images.to(device).permute(0, 3, 1, 2).float().mul_(1 / 255)
+
+    def normalise_(self, batch: Tensor) -> Tensor:
+        """(x - mean) / std in place."""
+        if self.mean != (0.0, 0.0, 0.0):
+            batch.sub_(torch.tensor(self.mean, device=batch.device).view(1, 3, 1, 1))
+        if self.std != (1.0, 1.0, 1.0):
+            batch.div_(torch.tensor(self.std, device=batch.device).view(1, 3, 1, 1))
+        return batch
+
+    def to_batch(self, images: "np.ndarray[Any, Any] | Tensor", device: str | torch.device = "cpu") -> Tensor:
+        """uint8 (B, H, W, 3), already resized -> float32 (B, 3, H, W), channels last."""
+        return self.normalise_(self.to_unit(images, device))
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"resize": asdict(self.resize), "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
+        """The reverse of `as_dict`. KeyError, TypeError or ValueError if it is not one."""
+        red, green, blue = (float(value) for value in values["mean"])
+        std_red, std_green, std_blue = (float(value) for value in values["std"])
+        return cls(Resize(**values["resize"]), (red, green, blue), (std_red, std_green, std_blue))
