@@ -1,0 +1,114 @@
+"""What the tests of serve/ share: a tiny bundle, images for it, and HTTP to an endpoint without Ray."""
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+import numpy as np
+import torch
+from fastapi import FastAPI
+
+from data.images import Failure, Resize, encode_png
+from models.bundle import write_bundle
+from models.catalog import ModelConfig, build
+from models.predictor import Prediction
+from models.preprocess import Preprocess
+from serve.endpoint import Answer, Endpoint, Job, Model
+from serve.routes import build_api
+from serve.settings import EndpointConfig
+
+CLASSES = ("anemone", "crab", "eagle ray")
+SIZE = 32
+
+
+def write_tiny_bundle(folder: str, *, seed: int = 0, confident: float | None = 0.4) -> str:
+    """A random cnn for 32-pixel images of three classes; returns the bundle's id."""
+    torch.manual_seed(seed)
+    model = build(ModelConfig(model="cnn", dense_units=8), classes=len(CLASSES), image_size=SIZE)
+    preprocess = Preprocess.for_model("cnn", Resize(SIZE))
+    metrics = {"test": {"accuracy": 0.5, "accuracy_interval": [0.4, 0.6]}}
+    thresholds = {"confident": confident}
+    return write_bundle(
+        folder, model, classes=CLASSES, preprocess=preprocess, metrics=metrics, thresholds=thresholds
+    ).id
+
+
+def picture(seed: int, size: int = 40) -> bytes:
+    """A PNG of noise over a random colour."""
+    random = np.random.default_rng(seed)
+    noise = random.integers(0, 120, (size, size, 3)) + random.integers(0, 136, 3)
+    return encode_png(noise.astype(np.uint8))
+
+
+def entry_of(answer: Prediction | Failure) -> dict[str, Any]:
+    """What the endpoint should say for an answer of the predictor."""
+    if isinstance(answer, Failure):
+        return {"error": {"code": answer.code, "message": answer.message}}
+    probabilities = dict(zip(CLASSES, answer.probabilities, strict=True))
+    return {
+        "label": answer.label,
+        "probability": answer.probability,
+        "probabilities": probabilities,
+        "confident": answer.confident,
+    }
+
+
+def assert_same_entry(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Equal, with probabilities within 1e-5."""
+    found = {key: value for key, value in found.items() if key != "file"}
+    assert found.keys() == expected.keys()
+    if "error" in expected:
+        assert found == expected
+        return
+    assert found["label"] == expected["label"]
+    assert found["confident"] == expected["confident"]
+    assert list(found["probabilities"]) == list(expected["probabilities"])
+    for name, value in expected["probabilities"].items():
+        assert abs(found["probabilities"][name] - value) <= 1e-5
+    assert abs(found["probability"] - expected["probability"]) <= 1e-5
+
+
+def plain_endpoint(bundle: str, *, model: Model | None = None, **settings: Any) -> tuple[Endpoint, FastAPI]:
+    """An endpoint and its HTTP application in this process, without Ray and without a socket."""
+    endpoint = Endpoint() if model is None else Endpoint(lambda _: model)
+
+    async def submit(job: Job) -> Answer:
+        return (await endpoint.answer([job]))[0]
+
+    asyncio.run(endpoint.reconfigure(EndpointConfig(bundle, **settings).as_user_config()))
+    return endpoint, build_api(endpoint, submit)
+
+
+class Client:
+    """HTTP to an application in this process; what the application raises is raised here."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        async def run() -> httpx.Response:
+            transport = httpx.ASGITransport(self._app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://endpoint") as client:
+                return await client.request(method, path, **options)
+
+        return asyncio.run(run())
+
+    def get(self, path: str) -> httpx.Response:
+        return self.request("GET", path)
+
+    def post(self, path: str, **options: Any) -> httpx.Response:
+        return self.request("POST", path, **options)
+
+
+def files(blobs: Sequence[bytes], field: str = "image") -> list[tuple[str, tuple[str, bytes, str]]]:
+    """A multipart body's files, as httpx takes them."""
+    return [(field, (f"{index}.png", blob, "image/png")) for index, blob in enumerate(blobs)]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,213 @@
+"""The model behind the endpoint: warm-up, swap, health; and the settings that lead to it."""
+
+import asyncio
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.errors import UserError
+from data.images import Failure
+from models.bundle import BundleInfo
+from models.predictor import Prediction, Predictor
+from serve import endpoint as endpoint_module
+from serve.endpoint import Answer, Endpoint, Job, Loaded
+from serve.settings import EndpointConfig, ServeConfig
+from tests.serving import picture, write_tiny_bundle
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    folder = tmp_path_factory.mktemp("models")
+    for seed, name in enumerate(("first", "second")):
+        write_tiny_bundle(str(folder / name), seed=seed)
+    return str(folder / "first"), str(folder / "second")
+
+
+def in_service(endpoint: Endpoint) -> Loaded:
+    assert endpoint.active is not None
+    return endpoint.active
+
+
+def test_images_of_a_request_keep_their_model_through_a_swap(bundles: tuple[str, str]) -> None:
+    async def run() -> list[Answer]:
+        endpoint = Endpoint()
+        await endpoint.reconfigure({"bundle": bundles[0]})
+        before = in_service(endpoint)
+        await endpoint.reconfigure({"bundle": bundles[1]})
+        after = in_service(endpoint)
+        jobs = [Job(loaded, picture(1)) for loaded in (before, after, before)]
+        return await endpoint.answer([*jobs, Job(after, b"")])
+
+    answers = asyncio.run(run())
+    first, second = (Predictor.load(bundle).predict_bytes([picture(1)])[0] for bundle in bundles)
+    for answer, expected in zip(answers, (first, second, first), strict=False):
+        assert isinstance(answer, Prediction)
+        assert isinstance(expected, Prediction)
+        assert answer.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
+    assert isinstance(answers[3], Failure)
+
+
+def test_a_model_that_does_not_load_leaves_the_one_in_service(bundles: tuple[str, str], tmp_path: Path) -> None:
+    async def run() -> None:
+        endpoint = Endpoint()
+        await endpoint.reconfigure({"bundle": bundles[0]})
+        before = endpoint.active
+        for wrong in ({"bundle": str(tmp_path)}, {"bundle": bundles[1], "max_files": "many"}, {"bundel": "x"}, None):
+            with pytest.raises(UserError):
+                await endpoint.reconfigure(wrong)
+            assert endpoint.active is before
+
+    asyncio.run(run())
+
+
+def test_equal_settings_do_not_load_again(bundles: tuple[str, str]) -> None:
+    """Ray calls reconfigure again when a replica's rank changes."""
+    loads: list[EndpointConfig] = []
+
+    def load(config: EndpointConfig) -> Predictor:
+        loads.append(config)
+        return Predictor.load(config.bundle)
+
+    async def run() -> None:
+        endpoint = Endpoint(load)
+        for _ in range(2):
+            await endpoint.reconfigure({"bundle": bundles[0]})
+        await endpoint.reconfigure({"bundle": bundles[0], "max_files": 3})
+
+    asyncio.run(run())
+    assert [config.max_files for config in loads] == [64, 3]
+
+
+class Bent:
+    """A model whose answers are bent by the test."""
+
+    def __init__(self, predictor: Predictor, answer: Answer) -> None:
+        self._predictor = predictor
+        self._answer = answer
+
+    @property
+    def info(self) -> BundleInfo:
+        return self._predictor.info
+
+    def predict_bytes(self, blobs: Sequence[bytes | Failure]) -> list[Answer]:
+        return [self._answer for _ in blobs]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Failure("not_a_number", "the network gave no number"),
+        Prediction("crab", 0.5, (0.5, 0.5), None),
+        Prediction("crab", float("nan"), (float("nan"), 0.5, 0.5), None),
+        Prediction("crab", 0.5, (0.5, 0.1, 0.1), None),
+    ],
+)
+def test_a_model_that_answers_nonsense_does_not_come_into_service(bundles: tuple[str, str], answer: Answer) -> None:
+    endpoint = Endpoint(lambda config: Bent(Predictor.load(config.bundle), answer))
+    with pytest.raises(UserError, match="warm-up image"):
+        asyncio.run(endpoint.reconfigure({"bundle": bundles[0]}))
+    assert endpoint.active is None
+    with pytest.raises(RuntimeError, match="no model"):
+        endpoint.check_health()
+
+
+def test_the_event_loop_is_free_while_a_batch_runs(bundles: tuple[str, str]) -> None:
+    async def run() -> int:
+        endpoint = Endpoint()
+        await endpoint.reconfigure({"bundle": bundles[0]})
+        loaded = in_service(endpoint)
+        batch = asyncio.ensure_future(endpoint.answer([Job(loaded, picture(seed, 600)) for seed in range(8)]))
+        turns = 0
+        while not batch.done():
+            await asyncio.sleep(0)
+            turns += 1
+        assert len(await batch) == 8
+        return turns
+
+    assert asyncio.run(run()) > 10
+
+
+def test_a_batch_that_hangs_makes_the_replica_unhealthy(
+    bundles: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        endpoint = Endpoint()
+        await endpoint.reconfigure({"bundle": bundles[0]})
+        endpoint.check_health()
+        loaded = in_service(endpoint)
+        batch = asyncio.ensure_future(endpoint.answer([Job(loaded, picture(1, 2000))] * 8))
+        await asyncio.sleep(0.05)
+        monkeypatch.setattr(endpoint_module, "_STUCK_AFTER_S", 0.0)
+        with pytest.raises(RuntimeError, match="running for more than"):
+            endpoint.check_health()
+        await batch
+        endpoint.check_health()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"max_batch_size": 0}, "max_batch_size must be >= 1, got 0"),
+        ({"batch_wait_ms": -1.0}, "batch_wait_ms must be >= 0, got -1"),
+        ({"batch_wait_ms": float("nan")}, "batch_wait_ms must be >= 0, got nan"),
+        ({"max_body_mb": 0.0}, "max_body_mb must be > 0, got 0"),
+        ({"device": "tpu"}, "device must be cpu or cuda"),
+        ({"bundle": ""}, "bundle must name"),
+    ],
+)
+def test_endpoint_settings_check_themselves(values: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        EndpointConfig(**{"bundle": "b", **values})
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"port": 0}, "port must be in 1-65535, got 0"),
+        ({"min_replicas": 0}, "min_replicas must be >= 1, got 0"),
+        ({"max_replicas": 2, "min_replicas": 3}, "max_replicas must be >= min_replicas"),
+        ({"shutdown_s": 0.0}, "shutdown_s must be > 0"),
+        ({"request_timeout_s": 30.0}, "request_timeout_s must be > body_timeout_s"),
+    ],
+)
+def test_serve_settings_check_themselves(values: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        ServeConfig(EndpointConfig("b"), **values)
+
+
+def test_arguments_of_serve_run_are_texts_and_become_settings() -> None:
+    config = ServeConfig.from_arguments({"bundle": "b", "max_batch_size": "4", "max_replicas": "3", "dashboard": "no"})
+    assert config == ServeConfig(EndpointConfig("b", max_batch_size=4), max_replicas=3, dashboard=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({}, "bundle"),
+        ({"bundle": "b", "replicas": "2"}, "unknown setting replicas"),
+        ({"bundle": "b", "max_replicas": "many"}, "max_replicas"),
+        ({"bundle": "b", "max_replicas": "0"}, "max_replicas must be >= min_replicas"),
+    ],
+)
+def test_wrong_arguments_are_one_line(arguments: dict[str, str], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint) as caught:
+        ServeConfig.from_arguments(arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_survive_the_way_through_user_config() -> None:
+    config = EndpointConfig("b", threads=2, max_body_mb=1.5, cache_dir="/c")
+    assert EndpointConfig.from_user_config(config.as_user_config()) == config
+    assert set(config.as_user_config()) == {field.name for field in dataclasses.fields(EndpointConfig)}
+
+
+def test_paths_and_threads_are_resolved_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    resolved = ServeConfig(EndpointConfig("runs/b"), cpus_per_replica=3.5).resolved()
+    assert resolved.endpoint.bundle == str(tmp_path / "runs" / "b")
+    assert resolved.endpoint.threads == 3
