@@ -15,6 +15,8 @@ _RAY = {
     # `uv run` would make Ray ship the repository and start each worker through uv again; the workers inherit this
     # environment as it is instead.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # Ray asks for a token by default where it starts a cluster itself; said here, so that it holds for every start.
+    "RAY_AUTH_MODE": "token",
     # Ray's usage statistics would be a network call that nobody asked for.
     "RAY_USAGE_STATS_ENABLED": "0",
 }

@@ -80,3 +80,32 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     boto3.client("s3").create_bucket(Bucket="frames")
     yield "s3://frames"
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A labelled set that a small network learns in a few epochs: labels.csv (path,label,group) and 96 pictures.
+
+    Two classes, twelve groups of eight pictures, each group with a background of its own.
+    """
+    import numpy as np
+
+    from data.images import encode_png
+
+    root = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(7)
+    lines = ["path,label,group"]
+    for group in range(12):
+        background = random.integers(40, 160, 3)
+        for number in range(8):
+            label = ("crab", "sponge")[number % 2]
+            image = np.clip(background + random.integers(-15, 16, (40, 48, 3)), 0, 255).astype(np.uint8)
+            top, left = random.integers(4, 20, 2)
+            if label == "crab":
+                image[top : top + 12, left : left + 20] = (220, 60, 40)
+            name = f"site-{group:02d}/{number}.png"
+            (root / name).parent.mkdir(exist_ok=True)
+            (root / name).write_bytes(encode_png(image))
+            lines.append(f"{name},{label},site-{group:02d}")
+    (root / "labels.csv").write_text("\n".join(lines) + "\n")
+    return root

@@ -62,7 +62,8 @@ def open_run(out: str, *, name: str, resume: bool, cache_dir: str, settings: Any
     run = RunFolder(chosen, local)
     if resume:
         if run.remote:
-            store.download_folder(run.out, run.local, skip=("ray/",))
+            for entry in store.list_files(run.out, recursive=False):  # Ray reads its own folder by itself
+                store.write(run.path(entry.key), store.read(entry.path))
         if not os.path.exists(run.path("settings.json")):
             raise UserError(f"{chosen} holds no {kind} to resume (no settings.json); leave --resume out to begin one")
         return run

@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 import pandas as pd
 import ray.tune
+import ray.tune.logger
 import ray.tune.search.optuna
 
 from data.errors import UserError
@@ -49,12 +50,11 @@ def run_search(config: SearchConfig, job: Job, run: RunFolder, session: Session)
     trials: list[TuneTrial] = list(results._experiment_analysis.trials)
     table = trial_table(trials, names)
     write_table(run.path("trials.csv"), table)
-    close_study(run)
-    return Finished(
-        table=table,
-        checkpoints={trial_number(t): checkpoint for t in trials if (checkpoint := _checkpoint(t))},
-        interrupted=bool((~table["status"].isin(["finished", "failed"])).any()),
-    )
+    interrupted = bool(table["status"].isin(["running", "waiting"]).any()) or len(table) < config.trial_count
+    if not interrupted:
+        close_study(run)
+    checkpoints = {trial_number(t): checkpoint for t in trials if (checkpoint := _checkpoint(t))}
+    return Finished(table, checkpoints, interrupted)
 
 
 def _checkpoint(trial: TuneTrial) -> Any:
@@ -105,7 +105,10 @@ def _tuner(config: SearchConfig, job: Job, run: RunFolder, session: Session, nam
             verbose=0,
             checkpoint_config=ray.tune.CheckpointConfig(num_to_keep=1, checkpoint_frequency=0 if nested else 1),
             failure_config=ray.tune.FailureConfig(max_failures=_LOST_PROCESSES),
-            callbacks=[SearchLog(csv=run.path("trials.csv"), names=names, total=config.trial_count)],
+            callbacks=[
+                SearchLog(csv=run.path("trials.csv"), names=names, total=config.trial_count),
+                ray.tune.logger.JsonLoggerCallback(),
+            ],
         ),
     )
 
@@ -144,7 +147,7 @@ def close_study(run: RunFolder) -> None:
     """Mark what a kill left RUNNING in the study as failed: such a trial would puzzle every later reader of it."""
     storage = optuna.storages.RDBStorage(_study_url(run))
     study = optuna.load_study(study_name=STUDY, storage=storage)
-    for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
+    for trial in study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
     storage.remove_session()
 

@@ -1,6 +1,6 @@
 """The settings of the two commands, `tune/search.py` and `tune/train.py`."""
 
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 from data import store
@@ -9,6 +9,8 @@ from models.catalog import ModelConfig
 from models.training import TrainConfig
 from tune.space import Extra, Space, SpaceName, make_space
 
+# What --weights may say instead of a path.
+WEIGHTS_BY_NAME = ("", "none", "torchvision")
 _SAMPLE_TRIALS = 8
 _TRIALS = 20
 
@@ -53,7 +55,7 @@ class SearchConfig:
 
     def search_space(self) -> Space:
         """The dimensions that the search varies."""
-        defaults = {**_values(self.model), **_values(self.train)}
+        defaults = {**asdict(self.model), **asdict(self.train)}
         return make_space(self.space, defaults, backbone=self.model.model != "cnn", also=self.also)
 
     @property
@@ -94,10 +96,11 @@ class TrainJobConfig:
 
 
 def _absolute(config: Any) -> Any:
+    weights = config.model.weights
     return replace(
         config,
         data=config.data.absolute(),
-        model=config.model.absolute(),
+        model=replace(config.model, weights=weights if weights in WEIGHTS_BY_NAME else store.absolute(weights)),
         out=store.absolute(config.out) if config.out else "",
     )
 
@@ -107,10 +110,6 @@ def _at_least(config: Any, **least: float) -> None:
         value = getattr(config, name)
         if value < low:
             raise ValueError(f"{name} must be at least {low}, got {value}")
-
-
-def _values(config: Any) -> dict[str, Any]:
-    return {f.name: getattr(config, f.name) for f in fields(config)}
 
 
 def from_dict(kind: type[Settings], saved: dict[str, Any]) -> Settings:

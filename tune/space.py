@@ -10,6 +10,9 @@ SpaceName = Literal["default", "story"]
 Extra = Literal["optimizer", "dropout", "weight_decay", "augment"]
 Values = dict[str, Any]
 
+# The key under which a trial's number in the Optuna study travels with its hyperparameters: Tune's own ids are random.
+NUMBER = "trial"
+
 
 @dataclass(frozen=True)
 class Float:
@@ -129,8 +132,8 @@ class Space:
             value = self.defaults[dimension.name]
             if not dimension.holds(value):
                 raise ValueError(
-                    f"{dimension.name} is {value} in the first trial, outside the search space ({dimension.describe()}); "
-                    f"give a --{dimension.name.replace('_', '-')} inside it or choose another --space"
+                    f"{dimension.name} is {value} in the first trial, outside the search space "
+                    f"({dimension.describe()}); give a value inside it or another --space"
                 )
 
     def first_point(self) -> Values:
@@ -138,11 +141,11 @@ class Space:
         return {d.parameter: d.to_parameter(self.defaults[d.name]) for d in self.dimensions}
 
     def __call__(self, trial: optuna.Trial) -> Values:
-        """Define-by-run for OptunaSearch: plain hyperparameters by their own names.
+        """Define-by-run for OptunaSearch: plain hyperparameters by their own names, and the number of the trial.
 
         A method and not a closure, because OptunaSearch pickles its space with the standard pickle.
         """
-        return {dimension.name: dimension.suggest(trial) for dimension in self.dimensions}
+        return {NUMBER: trial.number, **{dimension.name: dimension.suggest(trial) for dimension in self.dimensions}}
 
     def describe(self) -> str:
         return "; ".join(dimension.describe() for dimension in self.dimensions)

@@ -1,6 +1,6 @@
 """One trial: the training loop of `models.training`, an epoch a step, as Ray Tune wants it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import ray.tune
@@ -33,6 +33,10 @@ class Job:
         model = {k: v for k, v in values.items() if k in ModelConfig.__dataclass_fields__}
         train = {k: v for k, v in values.items() if k in TrainConfig.__dataclass_fields__}
         return replace(self, model=replace(self.model, **model), train=replace(self.train, **train))
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """Name and value of every hyperparameter, those of the network and those of the training."""
+        return {**asdict(self.model), **asdict(self.train)}
 
     def start(self, world: World = ALONE) -> TrainingRun:
         """Open the pack and build the network on this process."""

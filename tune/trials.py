@@ -9,6 +9,7 @@ import pandas as pd
 import ray.tune.experiment
 
 from data import store
+from tune.space import NUMBER
 from tune.trial import OBJECTIVE
 
 TuneTrial = ray.tune.experiment.Trial
@@ -33,20 +34,20 @@ def trial_table(trials: Sequence[TuneTrial], names: Sequence[str]) -> pd.DataFra
     before its end) or failed; accuracies lie in [0, 1], `seconds` are those of training and validation.
     """
     rows = [_row(trial, names) for trial in sorted(trials, key=trial_number)]
-    columns = ["trial", *names, "status", *_SCORES, "seconds", "error"]
+    columns = [NUMBER, *names, "status", *_SCORES, "seconds", "error"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def trial_number(trial: TuneTrial) -> int:
     """Its place in the search, from 0 (the default hyperparameters): the number that Optuna gives it too."""
-    return int(trial.trial_id.rsplit("_", 1)[-1])
+    return int(trial.config[NUMBER])
 
 
 def _row(trial: TuneTrial, names: Sequence[str]) -> dict[str, Any]:
     report = trial.last_result or {}
     error = _error(trial)
     row: dict[str, Any] = {
-        "trial": trial_number(trial),
+        NUMBER: trial_number(trial),
         **{name: trial.config.get(name) for name in names},
         "status": _status(trial, error),
         "seconds": report.get("time_total_s"),
@@ -70,8 +71,10 @@ def _error(trial: TuneTrial) -> str:
 def _status(trial: TuneTrial, error: str) -> str:
     if error:
         return "failed"
+    if (trial.last_result or {}).get("finished"):
+        return "finished"
     if trial.status == TuneTrial.TERMINATED:
-        return "finished" if (trial.last_result or {}).get("finished") else "stopped"
+        return "stopped"
     return "running" if trial.status == TuneTrial.RUNNING else "waiting"
 
 
@@ -92,7 +95,7 @@ def best_row(table: pd.DataFrame) -> pd.Series | None:
     scored = table[table[SCORE].notna() & (table["status"] != "failed")]
     if scored.empty:
         return None
-    ranked = scored.sort_values([SCORE, TIEBREAK, "trial"], ascending=[False, True, True])
+    ranked = scored.sort_values([SCORE, TIEBREAK, NUMBER], ascending=[False, True, True])
     return ranked.iloc[0]
 
 
