@@ -130,6 +130,7 @@ def _upright(blob: bytes) -> Image.Image | Failure:
     """Bytes to an upright Pillow image of mode RGB. Whatever a hostile file makes Pillow raise becomes a Failure."""
     if not blob:
         return Failure("empty", "the file has no bytes: copy it again from its source")
+    Image.init()  # loads the plugins, once: to `open`, a named format whose plugin is not loaded is a KeyError
     try:
         image = Image.open(io.BytesIO(blob), formats=_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
