@@ -27,8 +27,8 @@ MAX_ASPECT: Final = 20
 DECODER: Final = f"pillow-{PIL.__version__}-{MAX_PIXELS}-{MIN_SIDE}-{MAX_ASPECT}"
 """Part of every cache key: another decoder may give other pixels, other limits other failures."""
 
-# Only formats that cameras, tools and the web make. Pillow's longer list has some that call outside programs (EPS).
-_FORMATS: Final = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF")
+# Only formats that cameras, tools and the web make (MPO comes as JPEG). Pillow's list has some that call programs (EPS).
+_FORMATS: Final = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF")
 _SIGNATURES: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"II*\x00", b"MM\x00*")
 
 # EXIF orientation -> what puts the image upright (EXIF 2.32, tag 0x0112).

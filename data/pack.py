@@ -2,8 +2,8 @@
 
 A pack is a folder named by what is in it (the set of content hashes, and how they were decoded and resized). It is
 built in one pass: read, hash, decode, resize. An index remembers each file's hash by its version, so that a second run
-over unchanged files reads no image. A build that was killed goes on where it stopped; a build that ends in an error of the
-disk leaves nothing behind.
+over unchanged files reads no image. A build that was killed goes on where it stopped; one that ends on a full disk
+leaves nothing behind.
 """
 
 import contextlib
