@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import urllib.error
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,9 @@ def _parse(blob: bytes, source: str) -> dict[str, Tensor]:
     try:
         if os.path.splitext(source)[1] == ".safetensors":
             return safetensors.torch.load(blob)
-        content: Any = torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of a foreign pickle before it refuses it; we say it below
+            content: Any = torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, safetensors.SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"weights {source}: not a plain file of tensors ({reason}); {_GIVE_A_FILE}") from error

@@ -1,0 +1,40 @@
+"""Small images that a network can learn, for the tests of models/."""
+
+from typing import Any
+
+import numpy as np
+
+from data.collection import Subset
+from data.images import Resize
+from models.preprocess import Preprocess
+from models.records import TrainingData
+
+CLASSES = ("auk", "booby", "crane")
+
+
+def toy_images(n: int = 96, size: int = 32, seed: int = 0) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """uint8 (n, size, size, 3) of three brightnesses under noise, and which of them, int64 (n,)."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(n) % 3
+    generator.shuffle(labels)
+    noise = generator.integers(0, 100, (n, size, size, 3))
+    return (noise + 60 * labels[:, None, None, None]).astype(np.uint8), labels.astype(np.int64)
+
+
+def subset(split: str, rows: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> Subset:
+    """Rows of a pack as a split."""
+    names = tuple(f"{row}.png" for row in rows)
+    return Subset(split, rows.astype(np.int64), labels[rows], names, names)
+
+
+def toy_data(model: str = "cnn", *, train: int = 64, validation: int = 32, size: int = 32) -> TrainingData:
+    """Training and validation rows of toy images, ready for `model`."""
+    images, labels = toy_images(train + validation, size)
+    rows = np.arange(train + validation)
+    return TrainingData(
+        images=images,
+        train=subset("train", rows[:train], labels),
+        validation=subset("validation", rows[train:], labels),
+        classes=CLASSES,
+        preprocess=Preprocess.for_model(model, Resize(size)),
+    )
