@@ -48,10 +48,9 @@ class BundleInfo:
 
     @property
     def model_config(self) -> ModelConfig:
-        """The architecture to build; its weights come from the bundle."""
-        values = {**self.architecture, "weights": "none"}
-        # A frozen base without weights is refused elsewhere, and for the structure it does not matter.
-        return ModelConfig(**{**values, "base": "finetune"})
+        """The architecture to build, whose weights come from the bundle."""
+        weights = "none" if self.architecture["model"] == "cnn" else "bundle"
+        return ModelConfig(**{**self.architecture, "weights": weights})
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -212,7 +211,9 @@ def read_bundle(folder: str, *, cache_dir: str = "") -> tuple[BundleInfo, Classi
             "write the bundle again"
         )
     with torch.device("meta"):  # the structure only: the tensors come from the file
-        model = build(info.model_config, classes=len(info.classes), image_size=info.preprocess.resize.size)
+        model = build(
+            info.model_config, classes=len(info.classes), image_size=info.preprocess.resize.size, load_weights=False
+        )
     try:
         model.load_state_dict(tensors, assign=True)
     except RuntimeError as error:

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +17,11 @@ ARCHITECTURES = ("cnn", "resnet18", "resnet34", "resnet50", "resnet101", "resnet
 # times; below 32 their last stages would see padding only.
 _LEAST_SIZE = {"cnn": 10}
 _LEAST_SIZE_BACKBONE = 32
+
+# Share of the mean deviation that a feature's own deviation counts as at least.
+_LEAST_DEVIATION = 0.1
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
@@ -106,12 +112,39 @@ def feature_count(model: str, image_size: int) -> int:
     return {"resnet18": 512, "resnet34": 512, "mobilenet_v2": 1280}.get(model, 2048)
 
 
+class Standardise(nn.Module):
+    """(x - mean) / deviation for each feature, over the training images: what a frozen base gives has a scale of its
+    own, on which one learning rate fits some features and not others. Numbers of the training set, not weights."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("scale", torch.ones(features))
+
+    def fit(self, features: Array) -> None:
+        """Take mean and deviation from `features` (n, F)."""
+        mean, deviation = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
+        # A feature that hardly ever fires on these images must not be blown up when it does on another.
+        least = max(_LEAST_DEVIATION * float(deviation.mean()), 1e-12)
+        self.mean.copy_(torch.from_numpy(mean))
+        self.scale.copy_(torch.from_numpy(1 / np.maximum(deviation, least)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, F) -> (B, F)."""
+        return (features - self.mean) * self.scale
+
+
 def build_head(config: ModelConfig, *, classes: int, image_size: int) -> nn.Sequential:
-    """Features (B, F) -> logits (B, classes): dense, ReLU, dropout, dense. First weights from torch's generator."""
+    """Features (B, F) -> logits (B, classes): dense, ReLU, dropout, dense; over a frozen base the features are
+    standardised before. First weights from torch's global generator."""
     if classes < 2:
         raise UserError(f"a classifier needs at least 2 classes, found {classes}; give images of more than one label")
     features = feature_count(config.model, image_size)
     return nn.Sequential(
+        *([Standardise(features)] if config.frozen else []),
         nn.Linear(features, config.dense_units),
         nn.ReLU(),
         nn.Dropout(config.dropout),

@@ -151,6 +151,8 @@ class Learner:
     def _average_buffers(self) -> None:
         """BatchNorm's running means and variances: each worker saw its own images, and all go on with the average."""
         if self._world.size > 1:
-            for buffer in self.trained.buffers():
-                if buffer.is_floating_point():
-                    self._over_workers(buffer).div_(self._world.size)
+            for module in self.trained.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    for buffer in (module.running_mean, module.running_var):
+                        assert buffer is not None
+                        self._over_workers(buffer).div_(self._world.size)

@@ -28,7 +28,8 @@ def wilson(successes: int, n: int, z: float = 1.96) -> Interval:
     p, share = successes / n, z * z / n
     centre = (p + share / 2) / (1 + share)
     half = z / (1 + share) * float(np.sqrt(p * (1 - p) / n + share / (4 * n)))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # At the ends the bound is exactly 0 or 1; rounding would miss it by a hair.
+    return (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)
 
 
 @dataclass(frozen=True)

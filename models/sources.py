@@ -44,11 +44,11 @@ class Images:
 
 
 class FrozenBase:
-    """Features of a frozen base over augmented images, which have to be computed anew each time."""
+    """Features of a frozen base: anew each time for augmented images, kept ones for the images as they are."""
 
-    def __init__(self, base: nn.Module, images: Images) -> None:
-        self._base, self._images = base.requires_grad_(False).eval(), images
-        self.chunk = images.chunk
+    def __init__(self, base: nn.Module, images: Images, kept: "KeptFeatures") -> None:
+        self._base, self._images, self._kept = base.requires_grad_(False).eval(), images, kept
+        self.chunk = kept.chunk
 
     def training(self, rows: Array, draws: Tensor | None) -> Tensor:
         with torch.no_grad():
@@ -56,9 +56,7 @@ class FrozenBase:
         return features
 
     def plain(self, rows: Array) -> Tensor:
-        with torch.no_grad():
-            features: Tensor = self._base(self._images.plain(rows))
-        return features
+        return self._kept.plain(rows)
 
 
 class KeptFeatures:

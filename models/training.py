@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from data.errors import UserError
 from models import checkpoint, seeds, weights
 from models.batches import World
-from models.catalog import Classifier, ModelConfig, build, build_base, build_head
+from models.catalog import Classifier, ModelConfig, Standardise, build, build_base, build_head
 from models.epoch import Learner
 from models.features import frozen_features
 from models.optimise import TrainConfig, learning_rate_at
@@ -46,9 +46,8 @@ class TrainingRun:
         self.scores: list[EpochScores] = []
         self._device, self._cache_dir = torch.device(device), cache_dir
         self._best: dict[str, Tensor] | None = None
-        self._learner = Learner(
-            self._make_trained(), self._make_source(), train, len(data.classes), world, self._device
-        )
+        trained = self._make_trained()
+        self._learner = Learner(trained, self._make_source(trained), train, len(data.classes), world, self._device)
 
     @property
     def finished(self) -> bool:
@@ -136,13 +135,12 @@ class TrainingRun:
                 trained = build(config, classes=classes, image_size=size, cache_dir=self._cache_dir)
         return trained.to(self._device)
 
-    def _make_source(self) -> Source:
+    def _make_source(self, trained: nn.Module) -> Source:
+        """Where inputs come from; over a frozen base, the head's standardisation is fitted on the way."""
         data, config = self.data, self.model_config
         images = Images(data.images, data.preprocess, self._device, self.config.augment)
         if not config.frozen:
             return images
-        if self.config.augment != "off":
-            return FrozenBase(build_base(config, cache_dir=self._cache_dir).to(self._device), images)
         features = frozen_features(
             config,
             data.images,
@@ -151,7 +149,13 @@ class TrainingRun:
             device=self._device,
             cache_dir=self._cache_dir,
         )
-        return KeptFeatures(features, self._device)
+        assert isinstance(trained, nn.Sequential)
+        assert isinstance(trained[0], Standardise)
+        trained[0].fit(features[data.train.rows])
+        kept = KeptFeatures(features, self._device)
+        if self.config.augment == "off":
+            return kept
+        return FrozenBase(build_base(config, cache_dir=self._cache_dir).to(self._device), images, kept)
 
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint must have in common with a run."""

@@ -28,7 +28,8 @@ from tests.models_toys import CLASSES, toy_data
 
 
 def config(model: Any, **values: Any) -> ModelConfig:
-    return ModelConfig(model, **({} if model == "cnn" else {"weights": "none", "base": "finetune"}), **values)
+    untrained: dict[str, Any] = {} if model == "cnn" else {"weights": "none", "base": "finetune"}
+    return ModelConfig(model, **untrained, **values)
 
 
 @pytest.mark.parametrize(

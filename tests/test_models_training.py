@@ -192,7 +192,8 @@ def test_a_class_without_training_images_is_no_accident() -> None:
 def test_an_empty_split_says_what_to_do() -> None:
     data = toy_data()
     for name in ("train", "validation"):
-        empty = replace(data, **{name: subset(name, np.zeros(0, int), data.train.labels)})
+        nothing: Any = {name: subset(name, np.zeros(0, int), data.train.labels)}
+        empty = replace(data, **nothing)
         with pytest.raises(UserError, match=f"no images in the {name} split; give more images"):
             TrainingRun(CNN, TrainConfig(), empty)
 

@@ -1,0 +1,132 @@
+"""The only way from a picture to an answer: in order, failures as values, alone as in a batch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from data.images import Failure, Resize, encode_png, resize
+from models.bundle import write_bundle
+from models.catalog import ModelConfig
+from models.inference import logits_of_rows, softmax
+from models.predictor import Prediction, Predictor
+from models.training import TrainConfig, TrainingRun
+from tests.models_toys import CLASSES, toy_data, toy_images
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    """A network with BatchNorm, in which a batch could leak from one image to the next."""
+    data = toy_data("resnet18", train=32, validation=32)
+    run = TrainingRun(ModelConfig("resnet18", weights="none", base="finetune"), TrainConfig(epochs=3), data)
+    while not run.finished:
+        run.run_epoch()
+    folder = str(tmp_path_factory.mktemp("run") / "bundle")
+    write_bundle(
+        folder,
+        run.best_model(),
+        classes=CLASSES,
+        preprocess=data.preprocess,
+        temperature=2.0,
+        thresholds={"confident": 0.5},
+    )
+    return Predictor.load(folder, threads=1)
+
+
+def images_of_many_sizes(n: int = 40) -> list[np.ndarray[Any, Any]]:
+    generator = np.random.default_rng(0)
+    return [
+        np.ascontiguousarray(resize(image, Resize(int(generator.integers(16, 70))))[: int(generator.integers(12, 16))])
+        for image in toy_images(n)[0]
+    ]
+
+
+def close(one: Prediction | Failure, other: Prediction | Failure) -> bool:
+    if isinstance(one, Failure) or isinstance(other, Failure):
+        return one == other
+    return one.label == other.label and bool(np.allclose(one.probabilities, other.probabilities, rtol=0, atol=1e-5))
+
+
+def test_alone_and_in_a_batch_an_image_gets_the_same_answer(predictor: Predictor) -> None:
+    images = images_of_many_sizes()
+    blobs: list[bytes | Failure] = [encode_png(image) for image in images]
+    together = predictor.predict_bytes(blobs)
+    assert len(together) == 40
+    for image, blob, answer in zip(images, blobs, together, strict=True):
+        assert isinstance(answer, Prediction)
+        assert close(answer, predictor.predict_bytes([blob])[0])
+        assert close(answer, predictor.predict_arrays([image])[0])
+    assert len({answer.label for answer in together if isinstance(answer, Prediction)}) > 1
+
+
+def test_a_prediction_is_consistent(predictor: Predictor) -> None:
+    for answer in predictor.predict_arrays(images_of_many_sizes(8)):
+        assert isinstance(answer, Prediction)
+        assert sum(answer.probabilities) == pytest.approx(1, abs=1e-12)
+        assert answer.probability == max(answer.probabilities)
+        assert answer.label == CLASSES[answer.probabilities.index(answer.probability)]
+        assert answer.confident == (answer.probability >= 0.5)
+        json.dumps(answer.probabilities)
+
+
+def test_failures_stay_in_their_place_and_harm_no_neighbour(predictor: Predictor) -> None:
+    good: list[bytes | Failure] = [encode_png(image) for image in images_of_many_sizes(6)]
+    unread = Failure("unreadable", "gone")
+    blobs = [b"", good[0], b"no image", good[1], unread, good[2], encode_png(np.zeros((1, 1, 3), np.uint8)), good[3]]
+    answers = predictor.predict_bytes(blobs)
+    assert [answer.code if isinstance(answer, Failure) else "" for answer in answers] == [
+        "empty", "", "not_an_image", "", "unreadable", "", "too_small", "",
+    ]  # fmt: skip
+    assert answers[4] is unread
+    for place, blob in ((1, good[0]), (3, good[1]), (5, good[2]), (7, good[3])):
+        assert close(answers[place], predictor.predict_bytes([blob])[0])
+
+
+def test_wrong_arrays_are_failures(predictor: Predictor) -> None:
+    fine = images_of_many_sizes(1)[0]
+    wrong: list[Any] = [np.zeros((20, 20)), np.zeros((20, 20, 3), np.float32), np.zeros((2, 2, 3), np.uint8)]
+    answers = predictor.predict_arrays([wrong[0], fine, *wrong[1:]])
+    assert [isinstance(answer, Failure) for answer in answers] == [True, False, True, True]
+
+
+def test_nothing_and_only_failures_are_answered(predictor: Predictor) -> None:
+    assert predictor.predict_bytes([]) == []
+    assert predictor.predict_arrays([]) == []
+    assert all(isinstance(answer, Failure) for answer in predictor.predict_bytes([b""] * 40))
+
+
+def test_the_temperature_is_applied_and_rows_agree_with_training(predictor: Predictor) -> None:
+    images, _ = toy_images(8)
+    logits = logits_of_rows(predictor._model, images, np.arange(8), predictor.info.preprocess)
+    expected = softmax(logits, 2.0)
+    for row, answer in zip(expected, predictor.predict_arrays(list(images)), strict=True):
+        assert isinstance(answer, Prediction)
+        np.testing.assert_allclose(answer.probabilities, row, atol=1e-5)
+    assert logits_of_rows(predictor._model, images, np.zeros(0, int), predictor.info.preprocess).shape == (0, 3)
+
+
+def test_a_network_that_gives_no_number_is_a_failure(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(images: torch.Tensor) -> torch.Tensor:
+        logits = torch.zeros(len(images), 3)
+        logits[0] = float("nan")
+        logits[2] = float("inf")
+        return logits
+
+    monkeypatch.setattr(predictor, "_model", broken)
+    answers = predictor.predict_arrays(images_of_many_sizes(4))
+    assert [isinstance(answer, Failure) for answer in answers] == [True, False, True, False]
+    assert isinstance(answers[0], Failure)
+    assert answers[0].code == "not_a_number"
+
+
+def test_without_a_threshold_nobody_is_called_confident(tmp_path: Path) -> None:
+    data = toy_data()
+    run = TrainingRun(ModelConfig(), TrainConfig(epochs=1), data)
+    run.run_epoch()
+    write_bundle(str(tmp_path / "b"), run.best_model(), classes=CLASSES, preprocess=data.preprocess)
+    (answer,) = Predictor.load(str(tmp_path / "b")).predict_arrays([data.images[0]])
+    assert isinstance(answer, Prediction)
+    assert answer.confident is None
