@@ -50,7 +50,7 @@ def build_application(config: ServeConfig) -> ray.serve.Application:
             # Half of what a replica admits, so that a second one starts before the first is full.
             target_ongoing_requests=max(1, config.max_ongoing_requests // 2),
             upscale_delay_s=5,
-            look_back_period_s=5,
+            look_back_period_s=15,  # Ray wants it longer than the 10 s between two reports
             downscale_delay_s=120,
         ),
         max_ongoing_requests=config.max_ongoing_requests,

@@ -1,20 +1,26 @@
 """Serve on this machine: a Ray of its own, the endpoint on it, and nothing left when it ends."""
 
+import contextlib
 import logging
 import signal
 import socket
 import sys
+import threading
 import time
 from types import FrameType
 
 import ray
 import ray.serve
+from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions
+from ray.serve.exceptions import RayServeException
 
 from data.errors import UserError
 from models.bundle import read_bundle
 from serve.deployment import build_application
 from serve.settings import ServeConfig
+
+_NAME = "eagleray"
 
 
 def serve_until_stopped(config: ServeConfig) -> int:
@@ -40,7 +46,7 @@ def serve_until_stopped(config: ServeConfig) -> int:
     finally:
         stop.ignore()
         print("stopping: requests under way get to finish", flush=True)
-        ray.serve.shutdown()  # type: ignore[no-untyped-call]
+        _finish(config.shutdown_s)
         ray.shutdown()
     return 0
 
@@ -87,8 +93,22 @@ def _start(config: ServeConfig, stop: _Stop) -> str:
     ray.serve.start(
         http_options=HTTPOptions(host=config.host, port=config.port, request_timeout_s=config.request_timeout_s)
     )
-    ray.serve.run(build_application(config), name="eagleray")
+    ray.serve.run(build_application(config), name=_NAME)
     return str(context.dashboard_url or "")
+
+
+def _finish(patience_s: float) -> None:
+    """Let the replicas finish what they have. Not for ever: when Ray itself is gone, its calls do not come back."""
+
+    def delete() -> None:
+        # Not `ray.serve.shutdown`: it has the controller kill itself, which Ray then reports as a failure, and the
+        # end of our own Ray ends Serve anyway. An endpoint that never started has nothing to delete.
+        with contextlib.suppress(RayServeException, RayError):
+            ray.serve.delete(_NAME)
+
+    worker = threading.Thread(target=delete, daemon=True)
+    worker.start()
+    worker.join(patience_s + 5)
 
 
 def _refuse_taken_port(host: str, port: int) -> None:

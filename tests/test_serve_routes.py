@@ -134,9 +134,17 @@ async def call(
     async def send(message: Message) -> None:
         sent.append(message)
 
-    scope: Scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST"}
-    scope |= {"path": "/predict", "raw_path": b"/predict", "query_string": b"", "headers": list(headers)}
-    scope |= {"scheme": "http", "server": ("endpoint", 80), "client": ("client", 1), "root_path": ""}
+    scope: Scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/predict",
+        "raw_path": b"/predict",
+        "root_path": "",
+        "query_string": b"",
+        "headers": list(headers),
+        "scheme": "http",
+        "server": ("endpoint", 80),
+    }
     await app(scope, receive, send)
     status = next((message["status"] for message in sent if message["type"] == "http.response.start"), 0)
     return status, b"".join(message.get("body", b"") for message in sent), taken
