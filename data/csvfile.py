@@ -4,10 +4,12 @@ The target file has three columns, index, filename and label, apart by tabs or c
 case; a byte order mark, Windows line ends, semicolons and tabs are understood.
 """
 
+import contextlib
 import csv
 import io
 import posixpath
 import re
+import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Final
@@ -33,7 +35,7 @@ class _Line:
 
 def read(path: str, images: str) -> Source:
     """The rows of the table at `path`, whose relative paths lie under `images`. Raises UserError on a useless table."""
-    columns, lines, problems, notes = _parse(path, _text(path))
+    columns, lines, problems = _parse(path, _text(path))
     stated: list[tuple[_Line, str, str]] = []  # line, key (relative posix path, or an absolute address), label
     for line in lines:
         name, label = line.fields["path"], line.fields["label"]
@@ -46,17 +48,19 @@ def read(path: str, images: str) -> Source:
             problems.append(Problem(name, "outside", f"not under {images}; left out", line.number))
         else:
             stated.append((line, key, label))
-    stated, found = _once(stated)
-    problems += found
     files, unnamed = _find(images, [key for _, key, _ in stated])
+    resolved = [
+        (line, files.get(key) or Entry(_address(images, key), key, 0, ""), label) for line, key, label in stated
+    ]
+    kept, found = _once(resolved)
+    problems += found
     rows = []
-    for line, key, label in stated:
-        entry = files.get(key) or Entry(_address(images, key), key, 0, "")
+    for line, entry, label in kept:
         split, problem = _split(line, entry.path)
         problems += problem
-        own = line.fields["key"] if columns == OURS else nfc(_relative(key))
-        rows.append(Row(entry, own, label, split, line.fields, line.number))
-    return Source(tuple(rows), (*problems, *unnamed), columns, images, tuple(notes))
+        key = line.fields["key"] if columns == OURS else nfc(_relative(entry.key))
+        rows.append(Row(entry, key, label, split, line.fields, line.number))
+    return Source(tuple(rows), (*problems, *unnamed), columns, images)
 
 
 def _text(path: str) -> str:
@@ -69,7 +73,7 @@ def _text(path: str) -> str:
         return blob.decode("cp1252", errors="replace")  # what Excel on Windows writes
 
 
-def _parse(path: str, text: str) -> tuple[tuple[str, ...], list[_Line], list[Problem], list[str]]:
+def _parse(path: str, text: str) -> tuple[tuple[str, ...], list[_Line], list[Problem]]:
     first = next((line for line in text.splitlines() if line.strip()), "")
     if not first:
         raise UserError(f"{path}: the file is empty; it needs a header path,label and a row per image")
@@ -97,7 +101,7 @@ def _parse(path: str, text: str) -> tuple[tuple[str, ...], list[_Line], list[Pro
         raise UserError(f"{path}, line {reader.line_num}: {error}; save it again as CSV in UTF-8") from error
     if not lines:
         raise UserError(f"{path}: a header and no rows; write a row per image")
-    return columns, lines, problems, []
+    return columns, lines, problems
 
 
 def _columns(path: str, cells: list[str]) -> tuple[str, ...]:
@@ -136,21 +140,22 @@ def _address(images: str, key: str) -> str:
     return key if store.is_remote(key) or posixpath.isabs(key) else store.join(images, *key.split("/"))
 
 
-def _once(stated: list[tuple[_Line, str, str]]) -> tuple[list[tuple[_Line, str, str]], list[Problem]]:
+def _once(stated: list[tuple[_Line, Entry, str]]) -> tuple[list[tuple[_Line, Entry, str]], list[Problem]]:
     """Each file once: of equal rows the first, of rows that disagree about the label none."""
     labels: dict[str, set[str]] = defaultdict(set)
-    for _, key, label in stated:
-        labels[key].add(label)
+    for _, entry, label in stated:
+        labels[entry.path].add(label)
     kept, problems, seen = [], [], set()
-    for line, key, label in stated:
-        if len(labels[key]) > 1:
-            said = ", ".join(map(repr, sorted(labels[key])))
-            problems.append(Problem(key, "two_labels", f"rows label this file {said}; all left out", line.number))
-        elif key in seen:
-            problems.append(Problem(key, "duplicate_row", "an earlier row names this file; left out", line.number))
+    for line, entry, label in stated:
+        path = entry.path
+        if len(labels[path]) > 1:
+            said = ", ".join(map(repr, sorted(labels[path])))
+            problems.append(Problem(path, "two_labels", f"rows label this file {said}; all left out", line.number))
+        elif path in seen:
+            problems.append(Problem(path, "duplicate_row", "an earlier row names this file; left out", line.number))
         else:
-            seen.add(key)
-            kept.append((line, key, label))
+            seen.add(path)
+            kept.append((line, entry, label))
     return kept, problems
 
 
@@ -160,20 +165,18 @@ def _find(images: str, keys: list[str]) -> tuple[dict[str, Entry], list[Problem]
     Only folders that rows name are listed: a CSV in a home folder must not make us walk the home. A name is found in
     either Unicode form, and with Windows' backslashes.
     """
-    files: dict[str, Entry] = {}
-    beside: dict[str, Entry] = {}
-    inside = [key for key in keys if not store.is_remote(key) and not posixpath.isabs(key)]
-    slashed = {key: key.replace("\\", "/") for key in inside}
-    for entry in _listed(images, {posixpath.dirname(key) for key in slashed.values()}):
-        beside[nfc(entry.key)] = files[entry.key] = entry
-    found = {key: files.get(key) or beside.get(nfc(key)) or beside.get(nfc(slashed[key])) for key in inside}
+    inside = {key: nfc(key.replace("\\", "/")) for key in keys if not store.is_remote(key) and not posixpath.isabs(key)}
+    listed = _listed(images, {posixpath.dirname(key) for key in (*inside, *inside.values())})
+    exact = {entry.key: entry for entry in listed}
+    alike = {nfc(entry.key): entry for entry in listed}
+    found = {key: exact.get(key) or alike.get(plain) for key, plain in inside.items()}
     named = {entry.path for entry in found.values() if entry}
     unnamed: dict[str, list[str]] = defaultdict(list)
-    for entry in files.values():
+    for entry in listed:
         if entry.path not in named and looks_like_image(entry.key):
             unnamed[store.parent(entry.path)].append(posixpath.basename(entry.key))
     for key in keys:
-        if key not in slashed:
+        if key not in inside:
             found[key] = store.find(key, _relative(key))
     return {key: entry for key, entry in found.items() if entry}, [
         Problem(folder, "no_row", f"{len(names)} image files without a row, e.g. {min(names)}; not used")
@@ -183,18 +186,17 @@ def _find(images: str, keys: list[str]) -> tuple[dict[str, Entry], list[Problem]
 
 def _listed(images: str, folders: set[str]) -> list[Entry]:
     """The files right in these folders below the root (posix, "" is the root itself), with keys below the root."""
+    folders = {form for folder in folders for form in (folder, nfc(folder), unicodedata.normalize("NFD", folder))}
+    found: dict[str, Entry] = {}
     if store.is_remote(images):  # one listing of what they have in common: a request per folder would be slow
         common = posixpath.commonpath(folders) if folders else ""
-        entries = [_below(entry, common) for entry in store.list_files(store.join(images, common))]
-        return [entry for entry in entries if posixpath.dirname(entry.key) in folders]
-    found = []
+        listed = [_below(entry, common) for entry in store.list_files(store.join(images, common))]
+        return [entry for entry in listed if posixpath.dirname(entry.key) in folders]
     for folder in sorted(folders):
-        try:
+        with contextlib.suppress(store.NotThereError):  # its rows are reported as missing
             listed = store.list_files(store.join(images, *folder.split("/")), recursive=False)
-        except store.NotThereError:
-            continue  # its rows are reported as missing
-        found += [_below(entry, folder) for entry in listed]
-    return found
+            found.update((entry.path, _below(entry, folder)) for entry in listed)
+    return list(found.values())
 
 
 def _below(entry: Entry, folder: str) -> Entry:

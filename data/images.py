@@ -27,7 +27,7 @@ MAX_ASPECT: Final = 20
 DECODER: Final = f"pillow-{PIL.__version__}-{MAX_PIXELS}-{MIN_SIDE}-{MAX_ASPECT}"
 """Part of every cache key: another decoder may give other pixels, other limits other failures."""
 
-# Only formats that cameras, tools and the web make (MPO comes as JPEG). Pillow's list has some that call programs (EPS).
+# Only what cameras, tools and the web make (MPO comes as JPEG). Some on Pillow's longer list call programs (EPS).
 _FORMATS: Final = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF")
 _SIGNATURES: Final = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"RIFF", b"II*\x00", b"MM\x00*")
 
@@ -130,7 +130,6 @@ def _upright(blob: bytes) -> Image.Image | Failure:
     """Bytes to an upright Pillow image of mode RGB. Whatever a hostile file makes Pillow raise becomes a Failure."""
     if not blob:
         return Failure("empty", "the file has no bytes: copy it again from its source")
-    Image.init()  # loads the plugins, once: to `open`, a named format whose plugin is not loaded is a KeyError
     try:
         image = Image.open(io.BytesIO(blob), formats=_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

@@ -179,13 +179,13 @@ def _star(along: Ints, aside: Ints, size: int) -> Mask:
 
 
 def _urchin(along: Ints, aside: Ints, size: int) -> Mask:
-    spikes = (np.abs(along) < size // 12) | (np.abs(aside) < size // 12) | (np.abs(along - aside) < size // 9)
+    spikes: Mask = (np.abs(along) < size // 12) | (np.abs(aside) < size // 12) | (np.abs(along - aside) < size // 9)
     spikes |= np.abs(along + aside) < size // 9
     return _ellipse(along, aside, size // 2, size // 2) | (spikes & _ellipse(along, aside, size, size))
 
 
 def _jelly(along: Ints, aside: Ints, size: int) -> Mask:
-    bell = _ellipse(along, aside, size * 3 // 4, size * 3 // 4) & (along > -size // 8)
+    bell: Mask = _ellipse(along, aside, size * 3 // 4, size * 3 // 4) & (along > -size // 8)
     threads = (along <= 0) & (along > -size) & (np.abs(aside) < size * 5 // 8) & (aside % (size // 3) < size // 8)
     return bell | threads
 
@@ -218,7 +218,7 @@ SHAPES: Final[dict[str, Callable[[Ints, Ints, int], Mask]]] = {
 def creature_colour(random: Random, floor: Floor, contrast: int) -> Colour:
     """Near the floor's own colour, apart from it by `contrast` in one direction: partly camouflaged."""
     middle = [(dark + light) // 2 for dark, light in zip(floor.dark, floor.light, strict=True)]
-    tint = random.choice(((3, 0, -2), (3, 2, -1), (3, 3, 2), (3, -2, 1)))
+    tint = random.choice(((3, 0, -2), (3, 2, -1), (3, 3, 2), (3, -1, -1)))
     red, green, blue = (
         value + contrast * part // 3 + random.between(-6, 6) for value, part in zip(middle, tint, strict=True)
     )

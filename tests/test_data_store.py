@@ -1,0 +1,296 @@
+"""One set of functions over disk and bucket: the same answers, whole files or none, and errors that say what to do."""
+
+import os
+import threading
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import boto3
+import pytest
+
+from data import cachefolder, store
+from data.errors import UserError
+from data.images import Failure
+from data.parallel import ordered_map
+from data.store import Entry
+
+
+@pytest.fixture
+def place(bucket: str) -> str:
+    """A prefix that nobody else uses: moto's buckets outlive its servers."""
+    return f"{bucket}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(params=["disk", "bucket"])
+def base(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "base") if request.param == "disk" else f"{request.getfixturevalue('place')}/some/base"
+
+
+def test_what_is_written_is_listed_and_read(base: str) -> None:
+    for key in ("b.txt", "a/deep/er.txt", "a/x.txt", "Ünï cödé/ä b+c#d.txt"):
+        store.write(store.join(base, *key.split("/")), key.encode())
+    store.write(store.join(base, ".hidden"), b"no")
+    store.write(store.join(base, ".folder", "file"), b"no")
+    entries = store.list_files(base)
+    assert [entry.key for entry in entries] == sorted(["a/deep/er.txt", "a/x.txt", "b.txt", "Ünï cödé/ä b+c#d.txt"])
+    assert [store.read(entry.path).decode() for entry in entries] == [entry.key for entry in entries]
+    assert [entry.size for entry in entries] == [len(entry.key.encode()) for entry in entries]
+    assert [entry.key for entry in store.list_files(base, recursive=False)] == ["b.txt"]
+    assert store.exists(store.join(base, "a"))
+    assert store.exists(store.join(base, "b.txt"))
+    assert not store.exists(store.join(base, "b"))
+    found = store.find(store.join(base, "b.txt"), "b.txt")
+    assert found == entries[[e.key for e in entries].index("b.txt")]
+    assert store.find(store.join(base, "none")) is None
+
+
+def test_a_new_version_shows_in_the_listing(base: str) -> None:
+    file = store.join(base, "f")
+    store.write(file, b"one")
+    before = store.list_files(base)
+    assert store.list_files(base) == before
+    store.write(file, b"two")
+    assert store.list_files(base)[0].version != before[0].version
+
+
+def test_reading_many_keeps_the_order_and_names_what_is_missing(base: str) -> None:
+    paths = [store.join(base, f"{n:03}") for n in range(50)]
+    for n, path in enumerate(paths):
+        if n != 7:
+            store.write(path, str(n).encode())
+    got = list(store.read_many(paths, workers=4))
+    assert [path for path, _ in got] == paths
+    missing = got.pop(7)[1]
+    assert isinstance(missing, Failure)
+    assert missing.code == "unreadable"
+    assert [blob for _, blob in got] == [str(n).encode() for n in range(50) if n != 7]
+
+
+def test_a_missing_file_is_an_error_that_names_it(base: str) -> None:
+    store.write(store.join(base, "there"), b"")
+    with pytest.raises(UserError, match=r"nothere.*no such"):
+        store.read(store.join(base, "nothere"))
+
+
+def test_folders_go_there_and_back(base: str, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    for key in ("bundle.json", "a/weights", "z"):
+        store.write(str(here / key), key.encode())
+    store.upload_folder(str(here), base, last=("bundle.json",))
+    store.download_folder(base, str(tmp_path / "back"))
+    assert [e.key for e in store.list_files(str(tmp_path / "back"))] == ["a/weights", "bundle.json", "z"]
+    assert (tmp_path / "back" / "a" / "weights").read_bytes() == b"a/weights"
+
+
+def test_the_folder_that_says_all_is_there_goes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("bundle.json", "a", "z"):
+        store.write(str(tmp_path / "here" / key), b"")
+    order: list[str] = []
+    write = store._write_local
+
+    def watched(path: str, fill: Callable[[str], object]) -> None:
+        order.append(os.path.basename(path))
+        write(path, fill)
+
+    monkeypatch.setattr(store, "_write_local", watched)
+    store.upload_folder(str(tmp_path / "here"), str(tmp_path / "there"), last=("bundle.json",))
+    assert order == ["a", "z", "bundle.json"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> None:
+    store.write(str(tmp_path / "f"), b"old")
+
+    def fail(temporary: str) -> None:
+        Path(temporary).write_bytes(b"ha")
+        raise OSError("no more")
+
+    with pytest.raises(OSError, match="no more"):
+        store._write_local(str(tmp_path / "f"), fail)
+    assert (tmp_path / "f").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["f"]
+
+
+def test_local_oddities(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "x").write_bytes(b"x")
+    (tmp_path / "real" / "up").symlink_to(tmp_path)  # leads round in a circle
+    (tmp_path / "link").symlink_to("nowhere")
+    entries = {entry.key: entry for entry in store.list_files(str(tmp_path))}
+    assert set(entries) == {"link", "real/x"}
+    assert entries["link"].version == ""
+    with pytest.raises(UserError, match="is a file"):
+        store.list_files(str(tmp_path / "real" / "x"))
+    with pytest.raises(UserError, match="no such folder"):
+        store.list_files(str(tmp_path / "gone"))
+    with pytest.raises(UserError, match="not a file"):
+        store.read(str(tmp_path))
+
+
+def test_a_linked_folder_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "disk2").mkdir()
+    (tmp_path / "disk2" / "x").write_bytes(b"x")
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "images").symlink_to(tmp_path / "disk2")
+    assert [entry.key for entry in store.list_files(str(tmp_path / "base"))] == ["images/x"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_no_permission_on_disk(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"")
+    (tmp_path / "f").chmod(0)
+    with pytest.raises(UserError, match="no permission"):
+        store.read(str(tmp_path / "f"))
+
+
+def test_paths() -> None:
+    assert store.absolute("s3://b/p/") == "s3://b/p"
+    assert store.absolute("x") == os.path.join(os.getcwd(), "x")
+    assert store.absolute("~/x") == os.path.expanduser("~/x")
+    assert store.join("s3://b/", "p/", "/q") == "s3://b/p/q"
+    assert store.join("s3://b", "") == "s3://b"
+    assert store.parent("s3://b/p/q.csv") == "s3://b/p"
+    with pytest.raises(UserError, match=r"gs:// is not supported.*s3://"):
+        store.absolute("gs://b/p")
+
+
+def test_the_local_copy_is_read_until_the_object_changes(place: str, tmp_path: Path) -> None:
+    cache, path = str(tmp_path), f"{place}/x"
+    store.write(path, b"one")
+    (entry,) = store.list_files(place)
+    assert store.read(entry, cache_dir=cache) == b"one"
+    assert cachefolder.usage(cache)["s3"] > 0
+    store.write(path, b"two")
+    assert store.read(entry, cache_dir=cache) == b"one"  # this very version was asked for
+    assert store.read(path, cache_dir=cache) == b"two"
+    boto3.client("s3").delete_object(Bucket="frames", Key=path.removeprefix("s3://frames/"))
+    assert store.read(entry, cache_dir=cache) == b"one"
+    with pytest.raises(UserError, match="no such"):
+        store.read(path, cache_dir=cache)
+
+
+def test_more_than_one_page_of_objects(bucket: str) -> None:
+    client = boto3.client("s3")
+    for n in range(1005):
+        client.put_object(Bucket="frames", Key=f"many/{n}", Body=b"")
+    client.put_object(Bucket="frames", Key="many/", Body=b"")  # what the console makes for a "folder"
+    assert len(store.list_files(f"{bucket}/many")) == 1005
+    assert store.list_files(f"{bucket}/man") == []  # a prefix is a folder, not the beginning of a name
+    assert not store.exists(f"{bucket}/man")
+    assert store.exists(bucket)
+
+
+def _refuse(code: str, status: int) -> Callable[..., None]:
+    def answer(**_: object) -> None:
+        import botocore.exceptions
+
+        raise botocore.exceptions.ClientError({"Error": {"Code": code}}, "GetObject")
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("AccessDenied", "s3:GetObject"),
+        ("InvalidAccessKeyId", "AWS_PROFILE"),
+        ("SignatureDoesNotMatch", "secret key"),
+        ("ExpiredToken", "log in again"),
+        ("PermanentRedirect", "AWS_REGION"),
+        ("SlowDown", "try again"),
+    ],
+)
+def test_each_refusal_says_what_to_do(bucket: str, monkeypatch: pytest.MonkeyPatch, code: str, says: str) -> None:
+    class Client:
+        get_object = staticmethod(_refuse(code, 403))
+
+    monkeypatch.setattr(store, "_client", Client)
+    with pytest.raises(UserError, match=f"(?s)s3://frames/x.*{says}"):
+        store.read(f"{bucket}/x")
+    if code == "AccessDenied":  # one object that may not be read is a failure of one image
+        assert isinstance(store.try_read(f"{bucket}/x"), Failure)
+    else:  # what is wrong with all is not
+        with pytest.raises(UserError):
+            store.try_read(f"{bucket}/x")
+
+
+def test_no_such_bucket(bucket: str) -> None:
+    for ask in (store.list_files, store.read, store.exists):
+        with pytest.raises(UserError, match="no such bucket"):
+            ask("s3://never-made/x")
+    with pytest.raises(UserError, match="no bucket in the address"):
+        store.list_files("s3://")
+    with pytest.raises(UserError, match="s3://"):
+        store.list_files("s3://Not_A Bucket/x")
+
+
+def test_no_credentials(bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    with pytest.raises(UserError, match=r"no AWS credentials.*AWS_PROFILE"):
+        store.list_files(bucket)
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(UserError, match="AWS_PROFILE"):
+        store.list_files(bucket)
+
+
+def test_nobody_answers(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # the discard port: nothing listens
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(UserError, match=r"cannot reach http://127.0.0.1:9"):
+        store.read(f"{bucket}/x")
+    with pytest.raises(UserError, match="cannot reach"):
+        list(store.read_many([f"{bucket}/x"]))
+
+
+def test_few_items_are_under_way_at_once() -> None:
+    started = 0
+    lock = threading.Lock()
+
+    def work(number: int) -> int:
+        nonlocal started
+        with lock:
+            started += 1
+        return number
+
+    results = ordered_map(work, range(1000), workers=3)
+    assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
+    assert started <= 5 + 2 * 3
+    results.close()
+    assert started <= 5 + 2 * 3
+
+
+def test_the_first_exception_ends_it() -> None:
+    def work(number: int) -> int:
+        return 10 // (3 - number)
+
+    with pytest.raises(ZeroDivisionError):
+        list(ordered_map(work, range(100), workers=2))
+
+
+def test_a_full_cache_loses_what_was_used_least_recently(tmp_path: Path) -> None:
+    files = [tmp_path / "s3" / "ab" / str(n) for n in range(4)]
+    for age, file in enumerate(files):
+        store.write(str(file), bytes(10_000))
+        os.utime(file, (1e9 + age, 1e9 + age))
+    fresh, old = tmp_path / "packs" / "fresh", tmp_path / "packs" / "old"
+    for folder in (fresh, old):
+        store.write(str(folder / "pixels.u8"), bytes(10_000))
+    os.utime(old, (1e9 + 1, 1e9 + 1))
+    used = cachefolder.usage(str(tmp_path))
+    assert used["packs"] >= 20_000
+    assert used["s3"] >= 40_000
+    one = used["s3"] // 4
+    gone = cachefolder.evict(str(tmp_path), limit=sum(used.values()) - 3 * one + 1, keep=[str(files[0])])
+    assert set(gone) == {str(files[1]), str(old), str(files[2])}
+    cachefolder.evict(str(tmp_path), limit=0)
+    assert fresh.exists()  # used within a day: it may be open
+    assert not any(file.exists() for file in files)
+
+
+def test_an_entry_is_read_like_its_path(tmp_path: Path) -> None:
+    store.write(str(tmp_path / "f"), b"x")
+    assert store.read(Entry(str(tmp_path / "f"), "f", 1, "v"), cache_dir=str(tmp_path / "cache")) == b"x"
