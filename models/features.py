@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import FileLock
+from tqdm import tqdm
 
 from data import cachefolder
 from data.errors import UserError
@@ -96,7 +97,7 @@ def _compute(
             np.lib.format.write_array_header_1_0(
                 file, {"descr": np.dtype(np.float32).str, "fortran_order": False, "shape": shape}
             )
-            for start in range(0, len(images), _BATCH):
+            for start in tqdm(range(0, len(images), _BATCH), "features, once", unit="batch", disable=None):
                 batch = preprocess.to_batch(np.array(images[start : start + _BATCH]), device)
                 file.write(base(batch).cpu().numpy().tobytes())
         os.replace(name, path)

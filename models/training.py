@@ -46,6 +46,9 @@ class TrainingRun:
         self.scores: list[EpochScores] = []
         self._device, self._cache_dir = torch.device(device), cache_dir
         self._best: dict[str, Tensor] | None = None
+        self._base_identity = _base_identity(model, cache_dir)
+        if self._device.type == "cuda" and self._device.index is not None:
+            torch.cuda.set_device(self._device)  # or nccl would meet all workers of a node on its first GPU
         trained = self._make_trained()
         self._learner = Learner(trained, self._make_source(trained), train, len(data.classes), world, self._device)
 
@@ -162,7 +165,7 @@ class TrainingRun:
         train = {name: value for name, value in asdict(self.config).items() if name not in ("epochs", "patience")}
         return {
             "model": _structure(self.model_config),
-            "base": _base_identity(self.model_config, self._cache_dir),
+            "base": self._base_identity,
             "train": train,
             "classes": list(self.data.classes),
             "preprocess": self.data.preprocess.as_dict(),

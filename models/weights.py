@@ -41,7 +41,7 @@ def read(model: str, source: str, cache_dir: str) -> bytes:
         return _torchvision_file(model, cache_dir).read_bytes()
     if not store.is_remote(source) and not Path(source).is_file():
         raise UserError(f"weights {source}: no such file; {_GIVE_A_FILE}")
-    return store.read(source, cache_dir=cache_dir or None)
+    return store.read(source, cache_dir=cachefolder.resolve(cache_dir))  # trials share one copy of a bucket's file
 
 
 def identity(blob: bytes) -> str:
