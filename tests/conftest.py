@@ -1,5 +1,6 @@
 """One Ray for the whole test session, a bucket on loopback, and the real images where they lie beside the project."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,6 +71,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
     for name in [n for n in os.environ if n.startswith("AWS_")]:
         monkeypatch.delenv(name)
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line for each request would bury a failure
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

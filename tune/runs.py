@@ -20,7 +20,7 @@ from tune.trials import best_row, commonest_error
 
 
 def search(config: SearchConfig) -> int:
-    """Search, bundle the best trial, score it on the test images. Exit code 0, or 1 when no trial has a score."""
+    """Search, bundle the best trial, score it on the test images. `UserError` when no trial has a score."""
     config, run, collection = _begin(config.absolute(), "search")
     names = tuple(d.name for d in config.search_space().dimensions)
     print(f"search      {config.trial_count} trials of {config.model.model}: {config.search_space().describe()}")
@@ -30,7 +30,7 @@ def search(config: SearchConfig) -> int:
     best = best_row(finished.table)
     run.publish()
     if best is None or int(best["trial"]) not in finished.checkpoints:
-        raise SystemExit(_no_trial(commonest_error(finished.table), run))
+        raise UserError(_no_trial(commonest_error(finished.table), run))
     values = {name: best[name].item() if hasattr(best[name], "item") else best[name] for name in names}
     with finished.checkpoints[int(best["trial"])].as_directory() as folder:
         extra = {"search": describe_search(finished.table, best, names, config.search_space().describe())}
@@ -132,4 +132,4 @@ def _conclude(job: Job, folder: str, run: RunFolder, extra: dict[str, Any]) -> N
 
 def _no_trial(error: str, run: RunFolder) -> str:
     why = f"the commonest error: {error}" if error else "the search was ended before a trial had finished an epoch"
-    return f"error: no trial has a score; {why}. {run.out}/trials.csv lists all of them."
+    return f"no trial has a score; {why}. {run.out}/trials.csv lists all of them."

@@ -26,9 +26,9 @@ from tune.trials import TuneTrial, trial_number, trial_table, write_table
 STUDY = "eagleray"
 # How often Tune saves its own state at the least, in seconds: what a kill of the driver can cost the search's memory.
 _STATE_PERIOD_S = "2"
-# A trial whose process died (memory, a node) begins again at its last epoch this often; a trial that cannot be trained
-# reports its reason as a value and is not tried again.
-_LOST_PROCESSES = 2
+# How often a trial whose process died (memory, a node) goes on from its last epoch; Tune may count one death twice. A
+# trial that cannot be trained reports its reason as a value and is not tried again.
+_LOST_PROCESSES = 4
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ def run_search(config: SearchConfig, job: Job, run: RunFolder, session: Session)
     trials: list[TuneTrial] = list(results._experiment_analysis.trials)
     table = trial_table(trials, names)
     write_table(run.path("trials.csv"), table)
-    interrupted = bool(table["status"].isin(["running", "waiting"]).any()) or len(table) < config.trial_count
+    short = len(table) < config.trial_count or bool((~table["status"].isin(["finished", "failed"])).any())
+    interrupted = short and not config.minutes  # what the clock ended was meant to end there
     if not interrupted:
         close_study(run)
     checkpoints = {trial_number(t): checkpoint for t in trials if (checkpoint := _checkpoint(t))}

@@ -1,0 +1,221 @@
+"""The search on Ray, in this process: what it leaves behind, and what it does when trials fail."""
+
+import json
+import os
+import sqlite3
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+
+from data.collection import Collection, DataConfig, load_collection
+from data.errors import UserError
+from models.catalog import ModelConfig
+from models.predictor import Prediction, Predictor
+from models.training import EpochScores, TrainConfig, TrainingRun
+from tune import runs
+from tune.outputs import RunFolder
+from tune.searching import concurrent_trials, run_search
+from tune.session import Session, start_ray
+from tune.settings import SearchConfig
+from tune.trial import OBJECTIVE, Job, Trial
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture
+def config(photos: Path, cache_dir: str, tmp_path: Path) -> SearchConfig:
+    return SearchConfig(
+        data=DataConfig(data=str(photos / "labels.csv"), image_size=16, cache_dir=cache_dir),
+        train=TrainConfig(epochs=4, batch_size=16, learning_rate=0.003),
+        out=str(tmp_path / "run"),
+        trials=3,
+        max_concurrent=1,
+    )
+
+
+def test_a_search_leaves_a_bundle_and_says_how_good_it_is(
+    ray_cluster: None, config: SearchConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert runs.search(config) == 0
+    out = Path(config.out)
+    table = pd.read_csv(out / "trials.csv")
+    report = json.loads((out / "report.json").read_text())
+
+    # The first trial has the default hyperparameters; every trial ran to its own end.
+    assert list(table["trial"]) == [0, 1, 2]
+    first = table.iloc[0]
+    assert (first["learning_rate"], first["epochs"], first["dense_units"]) == (0.003, 4, 32)
+    assert set(table["status"]) == {"finished"}
+    assert (table["epochs_run"] <= table["epochs"]).all()
+
+    # The study tells the same story, and opens with Optuna's own tools.
+    study = optuna.load_study(study_name="eagleray", storage=f"sqlite:///{out / 'study.db'}")
+    assert [t.value for t in study.trials] == pytest.approx(list(table["validation_accuracy"]))
+    assert {t.state for t in study.trials} == {optuna.trial.TrialState.COMPLETE}
+
+    # The best trial is the one in the bundle, chosen by validation.
+    best = table.sort_values(["validation_accuracy", "validation_loss"], ascending=[False, True]).iloc[0]
+    assert report["search"]["best_trial"] == best["trial"]
+    assert report["validation"]["accuracy"] == pytest.approx(best["validation_accuracy"])
+
+    # The test accuracy is the predictor's own over the untouched files.
+    collection = load_collection(config.data)
+    subset = collection.subset("test")
+    answers = Predictor.load(str(out / "bundle")).predict_bytes([Path(p).read_bytes() for p in subset.paths])
+    labels = [answer.label for answer in answers if isinstance(answer, Prediction)]
+    right = np.mean([label == collection.classes[truth] for label, truth in zip(labels, subset.labels, strict=True)])
+    assert report["test"]["accuracy"] == pytest.approx(right)
+    assert report["test"]["n"] == len(subset.rows)
+
+    printed = capsys.readouterr().out
+    assert f"uv run serve/app.py --bundle {out / 'bundle'}" in printed
+    assert "95 % interval" in printed
+    assert "always naming" in printed
+
+
+def test_results_are_never_written_over(ray_cluster: None, config: SearchConfig) -> None:
+    Path(config.out).mkdir()
+    (Path(config.out) / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds files already"):
+        runs.search(config)
+    assert (Path(config.out) / "notes.txt").read_text() == "mine"
+
+
+def test_a_search_of_other_settings_cannot_be_resumed_by_mistake(
+    ray_cluster: None, config: SearchConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="no search to resume"):
+        runs.search(replace(config, resume=True))
+
+
+# A trial that fails
+
+
+@dataclass(frozen=True)
+class Faulty(Job):
+    """A job whose trials of these numbers lose their numbers: a learning rate of 1e30 makes the loss infinite."""
+
+    bad: tuple[int, ...] = ()
+
+    def with_values(self, values: dict[str, Any]) -> Job:
+        good = super().with_values(values)
+        if values["trial"] in self.bad:
+            return replace(good, train=replace(good.train, learning_rate=1e30, optimizer="sgd"))
+        return good
+
+
+@dataclass(frozen=True)
+class Crashing(Job):
+    """A job whose process dies once in each trial, in its second epoch."""
+
+    marks: str = ""
+
+    def start(self, *args: Any, **kwargs: Any) -> TrainingRun:
+        run = super().start(*args, **kwargs)
+        mark, train_an_epoch = Path(self.marks) / f"{self.train.learning_rate}", run.run_epoch
+
+        def die_once() -> EpochScores:
+            if run.scores and not mark.exists():
+                mark.touch()
+                os._exit(1)
+            return train_an_epoch()
+
+        run.run_epoch = die_once  # type: ignore[method-assign]
+        return run
+
+
+def prepared(config: SearchConfig) -> tuple[RunFolder, Collection, Session]:
+    Path(config.out).mkdir()
+    return RunFolder(config.out, config.out), load_collection(config.data), start_ray()
+
+
+def test_one_failing_trial_does_not_end_the_search(ray_cluster: None, config: SearchConfig) -> None:
+    run, collection, session = prepared(config)
+    job = Faulty(config.model, config.train, collection, bad=(1,))
+    finished = run_search(config, job, run, session)
+    assert list(finished.table["status"]) == ["finished", "failed", "finished"]
+    failed = finished.table.iloc[1]
+    assert "learning rate 1e+30" in failed["error"]
+    assert "epoch 1, batch" in failed["error"]
+    assert np.isnan(failed["validation_accuracy"])
+    with sqlite3.connect(run.path("study.db")) as study:
+        assert {row[0] for row in study.execute("select state from trials")} == {"COMPLETE"}
+
+
+def test_all_trials_failing_ends_the_search_with_the_reason(
+    ray_cluster: None, config: SearchConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "Job", lambda *a, **k: Faulty(*a, **k, bad=(0, 1, 2)))
+    with pytest.raises(UserError, match=r"no trial has a score; .*loss.*\(3 of 3 trials\)"):
+        runs.search(config)
+    assert not (Path(config.out) / "bundle").exists()
+    assert len(pd.read_csv(Path(config.out) / "trials.csv")) == 3
+
+
+def test_a_trial_whose_process_dies_is_tried_again(ray_cluster: None, config: SearchConfig, tmp_path: Path) -> None:
+    run, collection, session = prepared(config)
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    job = Crashing(config.model, config.train, collection, marks=str(marks))
+    finished = run_search(replace(config, trials=2), job, run, session)
+    assert set(finished.table["status"]) == {"finished"}
+    assert len(list(marks.iterdir())) == 2
+
+
+def test_the_clock_stops_a_search_with_the_best_so_far(ray_cluster: None, config: SearchConfig) -> None:
+    long = replace(config, minutes=0.12, trials=500, train=replace(config.train, epochs=30, patience=0))
+    assert runs.search(long) == 0
+    table = pd.read_csv(Path(config.out) / "trials.csv")
+    assert 0 < len(table) < 500
+    assert (Path(config.out) / "bundle" / "bundle.json").exists()
+
+
+# The trial by itself
+
+
+def test_a_trial_of_tune_reports_the_objective_and_its_end(config: SearchConfig, tmp_path: Path) -> None:
+    job = Job(config.model, config.train, load_collection(config.data))
+    trial = Trial.__new__(Trial)
+    trial.setup({"epochs": 2, "dense_units": 8}, job)
+    reports = [trial.step(), trial.step()]
+    assert [r["done"] for r in reports] == [False, True]
+    assert reports[1][OBJECTIVE] == reports[1]["best_validation_accuracy"]
+    trial.save_checkpoint(str(tmp_path / "saved"))
+    again = Trial.__new__(Trial)
+    again.setup({"epochs": 2, "dense_units": 8}, job)
+    again.load_checkpoint(str(tmp_path / "saved"))
+    assert again.reset_config({"epochs": 3, "dense_units": 8})
+    assert again.step()["epoch"] == 1
+
+
+def test_a_job_takes_hyperparameters_to_where_they_belong() -> None:
+    job = Job(ModelConfig(), TrainConfig(), collection=None)  # type: ignore[arg-type]
+    drawn = {"trial": 3, "learning_rate_reverse_log": 0.01, "learning_rate": 0.02, "dense_units": 9, "dropout": 0.4}
+    changed = job.with_values(drawn)
+    assert changed.train.learning_rate == 0.02
+    assert (changed.model.dense_units, changed.model.dropout) == (9, 0.4)
+    assert changed.hyperparameters()["epochs"] == TrainConfig().epochs
+
+
+@pytest.mark.parametrize(
+    ("settings", "session", "expected"),
+    [
+        (SearchConfig(), Session("", 4, 0), 4),
+        (SearchConfig(threads=2), Session("", 4, 0), 2),
+        (SearchConfig(max_concurrent=1), Session("", 4, 0), 1),
+        (SearchConfig(max_concurrent=9, workers_per_trial=2), Session("", 4, 0), 2),
+        (SearchConfig(workers_per_trial=2), Session("", 16, 3), 1),
+    ],
+)
+def test_as_many_trials_run_as_fit(settings: SearchConfig, session: Session, expected: int) -> None:
+    assert concurrent_trials(settings, session) == expected
+
+
+def test_a_trial_that_never_fits_is_refused_instead_of_waiting() -> None:
+    with pytest.raises(UserError, match=r"one trial needs 4 CPUs .* and Ray has 2"):
+        concurrent_trials(SearchConfig(workers_per_trial=4), Session("", 2, 0))

@@ -1,0 +1,125 @@
+"""Several workers a model, under Ray Train: the same losses as one worker, and a worker's death survived."""
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from data import store
+from data.collection import DataConfig, load_collection
+from data.errors import UserError
+from models import checkpoint
+from models.predictor import Predictor
+from models.training import EpochScores, TrainConfig, TrainingRun
+from tests.commands import run
+from tune import distributed, runs
+from tune.settings import SearchConfig, TrainJobConfig
+from tune.trial import Job
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture
+def job(photos: Path, cache_dir: str) -> Job:
+    """64 training images, so that a global batch of 16 divides them; nothing random but the first weights."""
+    data = DataConfig(data=str(photos / "labels.csv"), image_size=16, cache_dir=cache_dir)
+    config = TrainConfig(epochs=3, batch_size=16, patience=0, augment="off")
+    collection = load_collection(data)
+    assert len(collection.subset("train").rows) % 16 == 0
+    return replace(Job(SearchConfig().model, config, collection), model=replace(SearchConfig().model, dropout=0.0))
+
+
+def curve(job: Job, workers: int, folder: Path) -> list[dict[str, Any]]:
+    result = distributed.fit(job, workers=workers, name=f"of-{workers}", storage=str(folder))
+    assert result.checkpoint is not None
+    with result.checkpoint.as_directory() as saved:
+        return list(checkpoint.read(saved)["scores"])
+
+
+def test_two_workers_learn_as_one(ray_cluster: None, job: Job, tmp_path: Path) -> None:
+    one, two = curve(job, 1, tmp_path), curve(job, 2, tmp_path)
+    assert len(one) == len(two) == 3
+    for a, b in zip(one, two, strict=True):
+        assert a["training_loss"] == pytest.approx(b["training_loss"], abs=1e-5)
+        assert a["validation_loss"] == pytest.approx(b["validation_loss"], abs=1e-5)
+        assert a["images"] == b["images"] == 64
+
+
+@dataclass(frozen=True)
+class Dying(Job):
+    """A job of which rank 1 dies once, after the second epoch."""
+
+    mark: str = ""
+
+    def start(self, *args: Any, **kwargs: Any) -> TrainingRun:
+        run = super().start(*args, **kwargs)
+        train_an_epoch = run.run_epoch
+
+        def die_once() -> EpochScores:
+            if run.world.rank == 1 and len(run.scores) == 2 and not Path(self.mark).exists():
+                Path(self.mark).touch()
+                os._exit(1)
+            return train_an_epoch()
+
+        run.run_epoch = die_once  # type: ignore[method-assign]
+        return run
+
+
+def test_a_workers_death_costs_no_more_than_its_epoch(ray_cluster: None, job: Job, tmp_path: Path) -> None:
+    """With dropout and augmentation on, the run that lost a worker has the very losses of the unbroken one."""
+    job = replace(job, train=replace(job.train, augment="light", epochs=4), model=replace(job.model, dropout=0.3))
+    unbroken = curve(job, 2, tmp_path / "unbroken")
+    mark = tmp_path / "died"
+    dying = Dying(job.model, job.train, job.collection, mark=str(mark))
+    broken = curve(dying, 2, tmp_path / "broken")
+    assert mark.exists()
+    without_time = [{k: v for k, v in scores.items() if k != "seconds"} for scores in unbroken]
+    assert [{k: v for k, v in scores.items() if k != "seconds"} for scores in broken] == without_time
+
+
+def test_what_cannot_be_trained_says_so(ray_cluster: None, photos: Path, cache_dir: str, tmp_path: Path) -> None:
+    config = TrainJobConfig(
+        data=DataConfig(data=str(photos / "labels.csv"), image_size=16, cache_dir=cache_dir),
+        train=TrainConfig(epochs=2, learning_rate=1e30, optimizer="sgd"),
+        out=str(tmp_path / "run"),
+        workers=2,
+    )
+    with pytest.raises(UserError, match="the loss is no finite number at epoch 1"):
+        runs.train(config)
+
+
+def test_a_search_whose_trials_have_two_workers(
+    ray_cluster: None, photos: Path, cache_dir: str, tmp_path: Path
+) -> None:
+    config = SearchConfig(
+        data=DataConfig(data=str(photos / "labels.csv"), image_size=16, cache_dir=cache_dir),
+        train=TrainConfig(epochs=2, batch_size=16),
+        out=str(tmp_path / "run"),
+        trials=2,
+        workers_per_trial=2,
+        max_concurrent=1,
+    )
+    assert runs.search(config) == 0
+    table = pd.read_csv(tmp_path / "run" / "trials.csv")
+    assert list(table["status"]) == ["finished", "finished"]
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    best = table[table["trial"] == report["search"]["best_trial"]].iloc[0]
+    assert report["validation"]["accuracy"] == pytest.approx(best["validation_accuracy"])
+
+
+def test_train_command_keeps_checkpoints_in_a_bucket_and_goes_on_from_them(
+    photos: Path, cache_dir: str, bucket: str
+) -> None:
+    out = f"{bucket}/trained"
+    data = ["--data", str(photos / "labels.csv"), "--cache-dir", cache_dir, "--out", out]
+    printed = run("tune/train.py", *data, "--image-size", "16", "--epochs", "2", "--workers", "2", "--cpus", "2")
+    assert f"uv run serve/app.py --bundle {out}/bundle" in printed
+    assert any(entry.key.endswith("checkpoint.pt") for entry in store.list_files(f"{out}/ray"))
+    first = Predictor.load(f"{out}/bundle").info
+    assert len(first.learning_curve) == 2
+    again = run("tune/train.py", "--out", out, "--cache-dir", cache_dir, "--resume")
+    assert first.id in again  # nothing was left to train: the same model
