@@ -78,7 +78,10 @@ def test_it_serves_until_it_is_stopped_and_leaves_nothing(bundle: str, ray_folde
         assert "label" in answer.json()["predictions"][0]
         assert listening_on(port) == {"0100007F"}  # 127.0.0.1 and nothing else
         assert len(processes_naming(ray_folder)) > 2
-        os.killpg(process.pid, stop)  # as a terminal does: the whole group hears it
+        if stop is signal.SIGINT:
+            os.killpg(process.pid, stop)  # as a terminal does: the whole group hears it
+        else:
+            process.send_signal(stop)  # as a supervisor does
         out, err = process.communicate(timeout=120)
     finally:
         process.kill()

@@ -14,6 +14,7 @@ from ray.serve.config import HTTPOptions
 
 from models.predictor import Prediction, Predictor
 from serve.app import app
+from tests.images_zoo import zoo
 from tests.serving import assert_same_entry, entry_of, files, free_port, picture, write_tiny_bundle
 
 pytestmark = pytest.mark.ray
@@ -95,6 +96,27 @@ def test_concurrently_it_answers_the_same(served: Served) -> None:
         return [answer.json()["predictions"][0] for answer in answers]
 
     assert_as_predicted(served, asyncio.run(run()))
+
+
+def test_nasty_images_get_their_named_answer_and_harm_no_neighbour(served: Served) -> None:
+    nasty = [one for one in zoo() if one.blob]  # an empty raw body is a malformed request; as a file it is below
+    with served.client() as client:
+        alone = [client.post("/predict", content=one.blob).json()["predictions"][0] for one in nasty]
+        blobs = [blob for one in nasty for blob in (PICTURES[0], one.blob)]
+        together: list[dict[str, Any]] = []
+        for start in range(0, len(blobs), 32):
+            together += client.post("/predict", files=files(blobs[start : start + 32])).json()["predictions"]
+        empty = client.post("/predict", files=files([b"", PICTURES[0]])).json()["predictions"]
+    good = entry_of(served.predictor.predict_bytes([PICTURES[0]])[0])
+    for one, single, neighbour, batched in zip(nasty, alone, together[::2], together[1::2], strict=True):
+        found = single["error"]["code"] if "error" in single else "ok"
+        assert found == one.expected, one.name
+        assert_same_entry(batched, single)
+        assert_same_entry(neighbour, good)
+        if one.expected == "ok":
+            assert_same_entry(single, entry_of(served.predictor.predict_bytes([one.blob])[0]))
+    assert empty[0]["error"]["code"] == "empty"
+    assert_same_entry(empty[1], good)
 
 
 def test_health_model_and_document(served: Served) -> None:
