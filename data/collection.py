@@ -146,14 +146,15 @@ def load_collection(config: DataConfig, *, progress: bool = False) -> Collection
     config = replace(config, image_size=config.image_size or (SAMPLE_SIZE if generated else IMAGE_SIZE))
     data = config.data or sample.ensure(config.cache_dir, config.sample_seed)
     source = sources.read(data, config.images)
+    listed = sorted(source.rows, key=lambda row: (row.key, row.entry.path))  # whatever order the CSV has
     packed = pack.build(
-        [row.entry for row in source.rows],
+        [row.entry for row in listed],
         Resize(config.image_size, config.resize),
         cache_dir=config.cache_dir,
         scope=source.root,
         progress=progress,
     )
-    good, found = manifest.check(source.rows, packed.outcomes)
+    good, found = manifest.check(listed, packed.outcomes)
     _check_usable(data, good, packed.outcomes)
     rows, shas = [row for row, _ in good], [sha for _, sha in good]
     grouped = groups.form(rows, config.group_by, source.columns)

@@ -28,7 +28,7 @@ CLASSES: Final = ("interesting", "not_interesting")
 _FPS: Final = 30
 # Seconds between labelled frames, 1 to 53 with median 10, as in hand-labelled NOAA video.
 _GAPS: Final = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 10, 11, 12, 14, 16, 19, 23, 28, 36, 53)
-_CONTRAST: Final = (70, 110)
+_CONTRAST: Final = (75, 115)
 _SIZES: Final = (12, 22)
 _RATES: Final = (20, 30, 40, 45, 50, 55, 60, 65, 70, 75, 80, 90)
 

@@ -36,6 +36,9 @@ class Floor:
     ripple_turn: int
     stones: int
     """Of 256 cells, how many hold a stone."""
+    stone_tint: Colour
+    """What a stone's colour adds to the ground's. Overgrown, as bright as an animal, they can only be told apart by who
+    knows the dive: this, more than the floor itself, is what makes a new dive harder."""
     shells: int
     water: Colour
     haze: int
@@ -60,14 +63,15 @@ class Floor:
             grain=random.between(1, 3),
             ripple=random.choice((0, 0, 12, 24, 36)),
             ripple_turn=random.below(TURN // 2),
-            stones=random.choice((0, 15, 35, 60)),
+            stones=random.choice((20, 40, 60, 80)),
+            stone_tint=random.choice(((0, 0, 0), (0, 0, 0), (60, 10, -30), (60, 45, 0), (50, 50, 40), (60, -15, -15))),
             shells=random.choice((0, 10, 20, 40)),
             water=_colour(random, random.choice(((10, 45, 75), (12, 60, 62), (22, 52, 44))), 0, 12),
             haze=random.between(10, 60),
             lamp_x=random.between(WIDTH // 4, 3 * WIDTH // 4),
             lamp_y=random.between(HEIGHT // 3, HEIGHT),
             falloff=random.between(40, 110),
-            snow=random.between(4, 40),
+            snow=random.between(4, 30),
         )
 
 
@@ -121,7 +125,8 @@ def _scatter(picture: Ints, floor: Floor, x: Ints, y: Ints, *, bits: int, share:
     from_x, from_y = (x & (size - 1)) - size // 2, (y & (size - 1)) - size // 2
     inside = here & (from_x * from_x * 2 + from_y * from_y * flat < 2 * radius * radius + wobble * size // 4)
     shift = (tone - 128) * (70 if salt == 2 else 110) // 128 - from_y * 40 // size
-    picture[inside] += shift[inside][:, None]
+    tint = floor.stone_tint if salt == 2 else (0, 0, 0)
+    picture[inside] += shift[inside][:, None] + np.array(tint)
 
 
 def _paint(picture: Ints, creature: Creature, left: int, top: int) -> None:

@@ -1,0 +1,296 @@
+"""The pack: each image read once, killed builds resumed, changed files noticed, nothing left by a full disk."""
+
+import errno
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data import images, pack, store
+from data.errors import UserError
+from data.images import Failure, Resize, decode, resize
+from data.journal import Journal
+from tests.images_zoo import encoded, zoo
+
+HOW = Resize(16)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Twenty images, one of them twice, and one that is none."""
+    for n in range(20):
+        pixels = np.random.default_rng(n).integers(0, 255, (20, 30, 3), dtype=np.uint8)
+        store.write(str(tmp_path / "root" / f"{n:02}.png"), encoded(pixels))
+    store.write(str(tmp_path / "root" / "20.png"), (tmp_path / "root" / "00.png").read_bytes())
+    store.write(str(tmp_path / "root" / "21.png"), b"text")
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The paths that are read, as they are read."""
+    seen: list[str] = []
+    read = store.try_read
+
+    def watched(entry: store.Entry, **options: str | None) -> bytes | Failure:
+        seen.append(os.path.basename(entry.path))
+        return read(entry, **options)
+
+    monkeypatch.setattr(store, "try_read", watched)
+    return seen
+
+
+def build(root: Path | str, cache: Path | str, how: Resize = HOW) -> pack.Packed:
+    return pack.build(store.list_files(str(root)), how, cache_dir=str(cache), scope=str(root))
+
+
+def packs(cache: Path) -> list[str]:
+    return sorted(p.name for p in (cache / "packs").iterdir() if not p.name.startswith(".lock"))
+
+
+def test_every_row_is_its_image(root: Path, tmp_path: Path) -> None:
+    got = build(root, tmp_path)
+    pixels = pack.open_pack(got.folder)
+    assert pixels.shape == (20, 16, 16, 3)
+    assert not pixels.flags.writeable
+    for entry, outcome in zip(store.list_files(str(root)), got.outcomes, strict=True):
+        if isinstance(outcome, Failure):
+            assert (entry.key, outcome.code) == ("21.png", "not_an_image")
+        else:
+            expected = decode(store.read(entry.path))
+            assert not isinstance(expected, Failure)
+            assert np.array_equal(pixels[got.rows[outcome]], resize(expected, HOW))
+    assert got.outcomes[0] == got.outcomes[20]
+
+
+def test_a_second_run_reads_nothing(root: Path, tmp_path: Path, reads: list[str]) -> None:
+    first = build(root, tmp_path)
+    assert len(reads) == 22
+    reads.clear()
+    assert build(root, tmp_path) == first
+    assert reads == []
+
+
+def test_a_changed_file_changes_the_pack_and_is_read_alone(root: Path, tmp_path: Path, reads: list[str]) -> None:
+    first = build(root, tmp_path)
+    reads.clear()
+    store.write(str(root / "05.png"), encoded(np.full((20, 30, 3), 77, np.uint8)))
+    store.write(str(root / "new.png"), encoded(np.full((20, 30, 3), 78, np.uint8)))
+    second = build(root, tmp_path)
+    assert second.folder != first.folder
+    assert sorted(reads) == ["05.png", "new.png"]  # the others' pixels come from the older pack
+    again = build(root, tmp_path / "fresh")
+    assert os.path.basename(again.folder) == os.path.basename(second.folder)
+    assert all(
+        np.array_equal(pack.open_pack(second.folder)[row], pack.open_pack(again.folder)[again.rows[sha]])
+        for sha, row in second.rows.items()
+    )
+
+
+def test_size_and_mode_are_part_of_the_key(root: Path, tmp_path: Path) -> None:
+    folders = {build(root, tmp_path, how).folder for how in (HOW, Resize(17), Resize(16, "pad"), HOW)}
+    assert len(folders) == 3
+
+
+def test_the_key_is_the_content_not_the_place(root: Path, tmp_path: Path, place: str) -> None:
+    store.upload_folder(str(root), place)
+    disk, bucket = build(root, tmp_path / "one"), build(place, tmp_path / "two")
+    assert os.path.basename(disk.folder) == os.path.basename(bucket.folder)
+    assert disk.outcomes == bucket.outcomes
+    assert np.array_equal(pack.open_pack(disk.folder), pack.open_pack(bucket.folder))
+    shared = build(place, tmp_path / "one")
+    assert shared.folder == disk.folder
+    assert packs(tmp_path / "one") == [os.path.basename(disk.folder)]
+
+
+@pytest.fixture
+def place(bucket: str, tmp_path: Path) -> str:
+    return f"{bucket}/{tmp_path.name}-{os.getpid()}-{time.monotonic_ns()}"
+
+
+def test_an_unreadable_file_is_tried_again(root: Path, tmp_path: Path) -> None:
+    (root / "99.png").symlink_to(tmp_path / "later.png")
+    missing = build(root, tmp_path).outcomes[-1]
+    assert isinstance(missing, Failure)
+    assert missing.code == "unreadable"
+    store.write(str(tmp_path / "later.png"), encoded(np.full((20, 30, 3), 9, np.uint8)))
+    assert isinstance(build(root, tmp_path).outcomes[-1], str)
+
+
+def test_all_nasty_images_at_once_and_their_neighbours_unharmed(root: Path, tmp_path: Path) -> None:
+    for beast in zoo():
+        store.write(str(root / "zoo" / beast.name), beast.blob)
+    got = build(root, tmp_path)
+    outcomes = dict(zip((e.key for e in store.list_files(str(root))), got.outcomes, strict=True))
+    for beast in zoo():
+        outcome = outcomes[f"zoo/{beast.name}"]
+        assert (outcome.code if isinstance(outcome, Failure) else "ok") == beast.expected, beast.name
+    assert all(isinstance(outcomes[f"{n:02}.png"], str) for n in range(21))
+
+
+def test_nothing_good_is_no_pack(tmp_path: Path) -> None:
+    store.write(str(tmp_path / "root" / "x.png"), b"")
+    got = build(tmp_path / "root", tmp_path)
+    assert got.folder == ""
+    assert packs(tmp_path) == []
+    assert build(tmp_path / "root", tmp_path) == got
+
+
+SLOW = """
+import sys, time
+from data import pack, store
+from data.images import Resize
+put, count = pack._Build._put, 0
+def slow(self, *rest):
+    global count
+    put(self, *rest)
+    count += 1
+    print(count, flush=True)
+    if count >= int(sys.argv[3]):
+        time.sleep(600)
+pack._Build._put = slow
+pack.build(store.list_files(sys.argv[1]), Resize(16), cache_dir=sys.argv[2], scope=sys.argv[1])
+"""
+
+
+def test_a_killed_build_goes_on_where_it_was(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "cache"
+    child = subprocess.Popen([sys.executable, "-c", SLOW, str(root), str(cache), "8"], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    with child.stdout as out:
+        while out.readline() != b"8\n":
+            assert child.poll() is None
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    (half,) = [name for name in packs(cache) if name.startswith(".building")]
+    with open(cache / "packs" / half / "done.jsonl", "ab") as journal:
+        journal.write(b'{"slot": 8, "sha2')  # and the power failed in the middle of a line
+    decoded = []
+    real = images.decode_resized
+
+    def counted(blob: bytes, how: Resize) -> images.Pixels | Failure:
+        decoded.append(1)
+        return real(blob, how)
+
+    monkeypatch.setattr(pack, "decode_resized", counted)
+    resumed = build(root, cache)
+    assert len(decoded) == 20 - 8 + 1  # the rest, and the one that is no image
+    assert packs(cache) == [os.path.basename(resumed.folder)]
+    clean = build(root, tmp_path / "clean")
+    assert resumed.rows == clean.rows
+    assert np.array_equal(pack.open_pack(resumed.folder), pack.open_pack(clean.folder))
+
+
+def test_slots_whose_pixels_were_lost_are_made_again(root: Path, tmp_path: Path) -> None:
+    """The journal may reach the disk before the pixels when the machine goes down: the checksum finds it."""
+    cache = tmp_path / "cache"
+    child = subprocess.Popen([sys.executable, "-c", SLOW, str(root), str(cache), "8"], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    with child.stdout as out:
+        while out.readline() != b"8\n":
+            assert child.poll() is None
+        child.kill()
+        child.wait()
+    (half,) = [name for name in packs(cache) if name.startswith(".building")]
+    with open(cache / "packs" / half / "pixels.u8", "r+b") as pixels:
+        pixels.seek(3 * 16 * 16 * 3)
+        pixels.write(bytes(16 * 16 * 3))
+    resumed, clean = build(root, cache), build(root, tmp_path / "clean")
+    assert np.array_equal(pack.open_pack(resumed.folder), pack.open_pack(clean.folder))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_fills_up_leaves_nothing(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    write, calls = os.pwrite, []
+
+    def full(handle: int, blob: bytes, offset: int) -> int:
+        calls.append(1)
+        if len(calls) > 5:
+            raise OSError(number, os.strerror(number))
+        return write(handle, blob[: len(blob) // 2 + 1], offset)  # a full disk takes a part first
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(UserError, match=r"disk is full.*--image-size.*--cache-dir"):
+        build(root, tmp_path)
+    assert packs(tmp_path) == []
+    monkeypatch.undo()
+    assert len(build(root, tmp_path).rows) == 20
+
+
+def test_a_limit_on_file_size_is_a_full_disk(root: Path, tmp_path: Path) -> None:
+    """Not simulated: the kernel itself refuses the write."""
+    code = """
+import resource, sys
+from data import pack, store
+from data.errors import UserError
+from data.images import Resize
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+try:
+    pack.build(store.list_files(sys.argv[1]), Resize(16), cache_dir=sys.argv[2], scope=sys.argv[1])
+except UserError as error:
+    print(error)
+"""
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, str(root), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "disk is full" in done.stdout
+    assert packs(tmp_path) == []
+
+
+def test_too_little_space_is_said_before_anything_is_read(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: list[str]
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(10, 9, 1))
+    with pytest.raises(UserError, match="disk is full"):
+        build(root, tmp_path)
+    assert reads == []
+    assert packs(tmp_path) == []
+
+
+def test_builders_at_once_make_one_pack(root: Path, tmp_path: Path) -> None:
+    code = SLOW.replace("time.sleep(600)", "pass")
+    argv = [sys.executable, "-c", code, str(root), str(tmp_path), "0"]
+    with ThreadPoolExecutor(3) as pool:
+        done = list(pool.map(lambda _: subprocess.run(argv, capture_output=True, text=True, check=False), range(3)))
+    assert [run.returncode for run in done] == [0, 0, 0], done
+    assert sorted(len(run.stdout.split()) for run in done) == [0, 0, 20]  # the others waited, and found it made
+    assert len(packs(tmp_path)) == 1
+
+
+def test_a_lost_pack_is_made_again_and_said_when_it_is_missed(root: Path, tmp_path: Path) -> None:
+    got = build(root, tmp_path)
+    os.unlink(os.path.join(got.folder, "pack.json"))
+    with pytest.raises(UserError, match="run the command again"):
+        pack.open_pack(got.folder)
+    os.unlink(os.path.join(got.folder, "pixels.u8"))
+    os.rmdir(got.folder)
+    assert build(root, tmp_path).rows == got.rows
+
+
+def test_a_journal_survives_torn_lines(tmp_path: Path) -> None:
+    path = str(tmp_path / "sub" / "j.jsonl")
+    assert list(Journal(path).records()) == []
+    with Journal(path) as journal:
+        journal.append({"n": 1})
+    with open(path, "ab") as file:
+        file.write(b'{"n": 2, "x')
+    with Journal(path) as journal:
+        journal.append({"n": 3})
+    assert [record["n"] for record in Journal(path).records()] == [1, 3]
+    assert json.loads(Path(path).read_bytes().splitlines()[-1]) == {"n": 3}
