@@ -68,7 +68,7 @@ def build_application(config: ServeConfig) -> ray.serve.Application:
         max_surge_percent=100,
         # A bundle that does not load will not load the tenth time either.
         max_constructor_retry_count=2,
-        logging_config=LoggingConfig(enable_access_log=False),
+        logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
     )
     return deployment(_Replica).bind()
 

@@ -14,6 +14,7 @@ import ray.serve
 from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions
 from ray.serve.exceptions import RayServeException
+from ray.serve.schema import LoggingConfig
 
 from data.errors import UserError
 from models.bundle import read_bundle
@@ -90,8 +91,11 @@ def _start(config: ServeConfig, stop: _Stop) -> str:
         address="local", include_dashboard=config.dashboard, dashboard_host="127.0.0.1", logging_level=logging.WARNING
     )
     stop.listen()
+    # Serve tells each of its steps; what is left for the terminal is what needs a person.
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     ray.serve.start(
-        http_options=HTTPOptions(host=config.host, port=config.port, request_timeout_s=config.request_timeout_s)
+        http_options=HTTPOptions(host=config.host, port=config.port, request_timeout_s=config.request_timeout_s),
+        logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
     )
     ray.serve.run(build_application(config), name=_NAME)
     return str(context.dashboard_url or "")
