@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from types import FrameType
 
 import ray
@@ -91,6 +92,7 @@ def _start(config: ServeConfig, stop: _Stop) -> str:
         address="local", include_dashboard=config.dashboard, dashboard_host="127.0.0.1", logging_level=logging.WARNING
     )
     stop.listen()
+    refuse_impossible(config, ray.cluster_resources())  # type: ignore[no-untyped-call]
     # Serve tells each of its steps; what is left for the terminal is what needs a person.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     ray.serve.start(
@@ -99,6 +101,21 @@ def _start(config: ServeConfig, stop: _Stop) -> str:
     )
     ray.serve.run(build_application(config), name=_NAME)
     return str(context.dashboard_url or "")
+
+
+def refuse_impossible(config: ServeConfig, resources: Mapping[str, float]) -> None:
+    """UserError if this machine can never hold the smallest endpoint: Ray would wait for more machines in silence."""
+    wanted = {"CPU": config.cpus_per_replica}
+    if config.endpoint.device == "cuda":
+        wanted["GPU"] = config.gpus_per_replica
+    for kind, share in wanted.items():
+        there = resources.get(kind, 0.0)
+        if share * config.min_replicas > there:
+            flag = f"{kind.lower()}s-per-replica"
+            raise UserError(
+                f"{config.min_replicas} x {share:g} {kind} do not fit on this machine, which has {there:g}; "
+                f"lower --{flag} or --min-replicas" + (", or use --device cpu" if kind == "GPU" else "")
+            )
 
 
 def _finish(patience_s: float) -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from data.errors import UserError
+from serve.settings import EndpointConfig, ServeConfig
 from tests.serving import free_port, picture, write_tiny_bundle
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -141,3 +143,22 @@ def test_a_setting_that_cannot_be_is_refused(bundle: str, ray_folder: Path) -> N
     out, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "max_replicas must be >= min_replicas" in out + err
+
+
+@pytest.mark.parametrize(
+    ("config", "complaint"),
+    [
+        (
+            ServeConfig(EndpointConfig("b"), cpus_per_replica=3),
+            "1 x 3 CPU do not fit .* has 2; lower --cpus-per-replica",
+        ),
+        (ServeConfig(EndpointConfig("b"), min_replicas=4, max_replicas=4), "4 x 1 CPU do not fit"),
+        (ServeConfig(EndpointConfig("b", device="cuda")), "1 x 1 GPU do not fit .* has 0; .*--device cpu"),
+    ],
+)
+def test_replicas_that_this_machine_can_never_hold_are_refused(config: ServeConfig, complaint: str) -> None:
+    from serve.local import refuse_impossible
+
+    with pytest.raises(UserError, match=complaint):
+        refuse_impossible(config, {"CPU": 2.0, "memory": 1e9})
+    refuse_impossible(config, {"CPU": 4.0, "GPU": 1.0})
