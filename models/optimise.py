@@ -1,7 +1,7 @@
 """What is tuned about training, the optimisers, and the learning rate over time."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -15,8 +15,9 @@ class TrainConfig:
     learning_rate: float = 0.001
     """Step size of the optimiser."""
 
-    epochs: int = 10
-    """Most passes over the training images; early stopping may end before."""
+    epochs: int = 0
+    """Most passes over the training images, early stopping may end before; 0: 10, or 30 over a frozen base, whose
+    passes cost little."""
 
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     """How gradients become steps."""
@@ -55,13 +56,17 @@ class TrainConfig:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)}")
-        for name, least in (("epochs", 1), ("batch_size", 2), ("patience", 0), ("seed", 0), ("weight_decay", 0)):
+        for name, least in (("epochs", 0), ("batch_size", 2), ("patience", 0), ("seed", 0), ("weight_decay", 0)):
             if not getattr(self, name) >= least:
                 raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
         if not 0 < self.learning_rate < float("inf"):
             raise ValueError(f"learning_rate must be > 0 and finite, got {self.learning_rate}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be >= 0 and < 1, got {self.momentum}")
+
+    def resolved(self, *, frozen: bool) -> "TrainConfig":
+        """With the number of epochs filled in; `frozen` says whether only a head is trained."""
+        return replace(self, epochs=self.epochs or (30 if frozen else 10))
 
 
 def make_optimizer(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.images import Failure, check_pixels, decode, resize
+from data.images import Failure, check_pixels, decode_resized, resize
 from models.bundle import BundleInfo, read_bundle
 from models.catalog import Classifier
 from models.inference import BATCH, logits_of_batch, softmax
@@ -47,27 +47,27 @@ class Predictor:
 
     def predict_bytes(self, blobs: Sequence[bytes | Failure]) -> list[Prediction | Failure]:
         """One answer per encoded image, in order. A `Failure` among them (an unreadable file) is handed through."""
-        answers: list[Prediction | Failure] = []
-        for start in range(0, len(blobs), BATCH):  # decoded in batches too: memory does not grow with the number
+        how, answers = self.info.preprocess.resize, list[Prediction | Failure]()
+        for start in range(0, len(blobs), BATCH):
+            # Resized one by one: 32 pictures of full size would take gigabytes where a few small ones are needed.
             part = blobs[start : start + BATCH]
-            answers += self._predict([blob if isinstance(blob, Failure) else decode(blob) for blob in part])
+            answers += self._predict([b if isinstance(b, Failure) else decode_resized(b, how) for b in part])
         return answers
 
     def predict_arrays(self, arrays: Sequence[Array]) -> list[Prediction | Failure]:
         """One answer per image, in order: upright RGB uint8 (H, W, 3) of any size."""
-        answers: list[Prediction | Failure] = []
+        how, answers = self.info.preprocess.resize, list[Prediction | Failure]()
         for start in range(0, len(arrays), BATCH):
             part = arrays[start : start + BATCH]
-            answers += self._predict([check_pixels(array) or array for array in part])
+            answers += self._predict([check_pixels(array) or resize(array, how) for array in part])
         return answers
 
     def _predict(self, images: Sequence[Array | Failure]) -> list[Prediction | Failure]:
-        """At most one batch."""
+        """At most one batch, of images that have the network's size."""
         answers: list[Prediction | Failure | None] = [image if isinstance(image, Failure) else None for image in images]
         places = [place for place, answer in enumerate(answers) if answer is None]
         if places:
-            how = self.info.preprocess.resize
-            batch = np.stack([resize(image, how) for image in images if not isinstance(image, Failure)])
+            batch = np.stack([image for image in images if not isinstance(image, Failure)])
             logits = logits_of_batch(self._model, batch, self.info.preprocess, self._device)
             for place, row in zip(places, softmax(logits, self.info.temperature), strict=True):
                 answers[place] = self._answer(row)

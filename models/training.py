@@ -42,7 +42,8 @@ class TrainingRun:
         cache_dir: str = "",
     ) -> None:
         data.check()
-        self.model_config, self.config, self.data, self.world = model, train, data, world
+        self.model_config, self.config = model.resolved(), train.resolved(frozen=model.frozen)
+        self.data, self.world = data, world
         self.scores: list[EpochScores] = []
         self._device, self._cache_dir = torch.device(device), cache_dir
         self._best: dict[str, Tensor] | None = None
@@ -193,7 +194,7 @@ def _assemble(
 
 def load_best(folder: str, model: ModelConfig, *, cache_dir: str = "") -> Classifier:
     """The best epoch's network, eval mode, on the CPU, from a folder that `TrainingRun.save` wrote."""
-    content = checkpoint.read(folder)
+    model, content = model.resolved(), checkpoint.read(folder)
     if content["model"] != _structure(model):
         raise UserError(f"{folder}: of {content['model']}, not of {_structure(model)}; give the same model settings")
     if content["best"] is None:

@@ -89,7 +89,7 @@ def test_one_class_is_nothing_to_tell_apart() -> None:
     [
         ({"model": "vgg"}, "model must be one of cnn, resnet18.*got vgg"),
         ({"base": "cold"}, "base must be frozen or finetune, got cold"),
-        ({"dense_units": 0}, "dense_units must be >= 1, got 0"),
+        ({"dense_units": -1}, "dense_units must be >= 0, got -1"),
         ({"dropout": 1.0}, "dropout must be >= 0 and < 1, got 1.0"),
         ({"dropout": -0.1}, "dropout must be >= 0 and < 1, got -0.1"),
         ({"weights": "torchvision"}, "cnn has no pretrained weights"),

@@ -96,7 +96,8 @@ def check_resumed(out: Path, before: pd.DataFrame, printed: str) -> None:
     assert list(after["trial"]) == [0, 1, 2, 3]
     assert set(after["status"]) == {"finished"}
     done = before[before["status"] == "finished"].drop(columns="error")
-    pd.testing.assert_frame_equal(after.loc[after["trial"].isin(done["trial"])].drop(columns="error"), done)
+    same = after.loc[after["trial"].isin(done["trial"])].drop(columns="error")
+    pd.testing.assert_frame_equal(same, done, check_dtype=False)
     with sqlite3.connect(out / "study.db") as study:
         assert study.execute("select count(*), count(distinct number) from trials").fetchone() == (4, 4)
         assert {row[0] for row in study.execute("select state from trials")} == {"COMPLETE"}

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from dataclasses import replace
 from typing import Any
 
 import ray.train
@@ -28,6 +29,8 @@ def train_worker(config: dict[str, Job]) -> str:
     context = ray.train.get_context()
     world = World(rank=context.get_world_rank(), size=context.get_world_size())
     try:
+        if job.device == "cuda":  # each worker of a node has a GPU of its own
+            job = replace(job, device=str(ray.train.torch.get_device()))
         run = job.start(world)
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is not None:

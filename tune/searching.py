@@ -11,10 +11,10 @@ import optuna
 import pandas as pd
 import ray.tune
 import ray.tune.logger
-import ray.tune.search.optuna
 
 from data.errors import UserError
 from tune import distributed
+from tune.optunasearch import KillProofSearch, StatelessTPE
 from tune.outputs import RunFolder
 from tune.progress import SearchLog
 from tune.session import Session
@@ -80,13 +80,12 @@ def _trainable(config: SearchConfig, job: Job, run: RunFolder) -> Any:
 def _tuner(config: SearchConfig, job: Job, run: RunFolder, session: Session, names: tuple[str, ...]) -> ray.tune.Tuner:
     space = config.search_space()
     nested = config.workers_per_trial > 1
-    search = ray.tune.search.optuna.OptunaSearch(
+    search = KillProofSearch(
         space=space,
         metric=OBJECTIVE,
         mode="max",
         points_to_evaluate=[space.first_point()],
-        # constant_liar: trials that run at the same time are not proposed twice.
-        sampler=optuna.samplers.TPESampler(seed=config.train.seed, constant_liar=True),
+        sampler=StatelessTPE(config.train.seed),
         study_name=STUDY,
         storage=optuna.storages.RDBStorage(_study_url(run)),
     )

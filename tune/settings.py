@@ -55,7 +55,8 @@ class SearchConfig:
 
     def search_space(self) -> Space:
         """The dimensions that the search varies."""
-        defaults = {**asdict(self.model), **asdict(self.train)}
+        train = self.train.resolved(frozen=self.model.frozen)
+        defaults = {**asdict(self.model.resolved()), **asdict(train)}
         return make_space(self.space, defaults, backbone=self.model.model != "cnn", also=self.also)
 
     @property

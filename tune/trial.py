@@ -36,7 +36,7 @@ class Job:
 
     def hyperparameters(self) -> dict[str, Any]:
         """Name and value of every hyperparameter, those of the network and those of the training."""
-        return {**asdict(self.model), **asdict(self.train)}
+        return {**asdict(self.model.resolved()), **asdict(self.train.resolved(frozen=self.model.frozen))}
 
     def start(self, world: World = ALONE) -> TrainingRun:
         """Open the pack and build the network on this process."""
