@@ -34,9 +34,9 @@ class DataConfig:
     images: str = ""
     """Folder or s3:// prefix that the paths in the CSV are relative to. Empty: the folder of the CSV."""
     group_by: str = ""
-    """What must not be split: a column of the CSV, "video" (from names like 56321614_EX1708_VID_20170926T212000Z_
-    ROVHD.mp4_1378.png), "image" (nothing), or "regex:PATTERN" with the group's name in parentheses. Empty: the column
-    "group" if there is one, else the video, else the image."""
+    """What must not be split: a column of the CSV, "video" (from names such as
+    56321614_EX1708_VID_20170926T212000Z_ROVHD.mp4_1378.png), "image" (nothing is kept together), or "regex:PATTERN"
+    with the group's name in parentheses. Empty: the column "group" if there is one, else the video, else the image."""
     split_seed: int = 0
     """Another seed is another division into train, validation and test."""
     sample_seed: int = 0

@@ -108,17 +108,15 @@ def _columns(path: str, cells: list[str]) -> tuple[str, ...]:
     """The names of the columns, `path` and `label` by these very names; `_TARGET` for a file without a header."""
     names = [cell.lower() for cell in cells]
     for wanted, aliases in (("path", _PATH), ("label", _LABEL)):
-        if found := next((names.index(alias) for alias in aliases if alias in names), None):
-            names[found] = wanted
-        elif names[0] in aliases:
-            names[0] = wanted
+        if found := [alias for alias in aliases if alias in names]:
+            names[names.index(found[0])] = wanted
     if "path" in names and "label" in names:
         return tuple(names)
     if len(cells) == 3 and re.fullmatch(r"-?\d+", cells[0]) and looks_like_image(cells[1]):
         return _TARGET
-    found_columns = ", ".join(cells) if any(cells) else "none"
+    seen = ", ".join(cells)[:200]
     raise UserError(
-        f"{path}: needs the columns path and label (group and split are optional), found: {found_columns}; "
+        f"{path}: needs the columns path and label (group and split are optional), found: {seen}; "
         "rename the columns in its first line, or give a file of index, filename, label without a header"
     )
 

@@ -1,5 +1,6 @@
 """Where labelled images come from: a folder per class (here), or a CSV (`csvfile`)."""
 
+import os
 from collections import Counter
 
 from data import csvfile, store
@@ -18,9 +19,13 @@ def read(data: str, images: str = "") -> Source:
     Both are local (absolute) or s3:// paths. Raises UserError where nothing usable is there.
     """
     if data.lower().endswith(_TABLES):
+        if images and not store.is_remote(images) and not os.path.isdir(images):
+            raise UserError(f"--images {images}: no such folder; give the folder that the paths in {data} start from")
         return csvfile.read(data, images or store.parent(data))
     if images:
         raise UserError(f"--images {images}: only a CSV needs it, and --data {data} is a folder; leave --images out")
+    if os.path.isfile(data):
+        raise UserError(f"{data}: neither a folder nor a .csv, .tsv or .txt table; save the table as CSV and give that")
     if not store.is_remote(data) and not store.exists(data):
         raise UserError(f"{data}: no such file or folder; give a folder of images, a CSV or an s3:// address to --data")
     return _folder(data)

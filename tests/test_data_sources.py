@@ -117,6 +117,10 @@ def test_useless_folders_say_what_to_give_instead(root: Path, cache: Path) -> No
         load(root / "gone", cache)
     with pytest.raises(UserError, match=r"gone\.csv: no such file"):
         load(root / "gone.csv", cache)
+    with pytest.raises(UserError, match="save the table as CSV"):
+        load(root / "x.doc", cache)
+    with pytest.raises(UserError, match=r"--images .*gone: no such folder"):
+        load(root / "labels.csv", cache, images=str(root / "gone"))
     with pytest.raises(UserError, match="only a CSV needs it"):
         load(root, cache, images=str(root))
     for name in ("b/1.jpg", "b/2.jpg"):
