@@ -14,6 +14,7 @@ import ray.tune.logger
 
 from data.errors import UserError
 from tune import distributed
+from tune.checkpoints import KeepRecent
 from tune.optunasearch import KillProofSearch, StatelessTPE
 from tune.outputs import RunFolder
 from tune.progress import SearchLog
@@ -24,8 +25,8 @@ from tune.trials import TuneTrial, trial_number, trial_table, write_table
 
 # Tune's searcher keeps an Optuna study by this name in study.db.
 STUDY = "eagleray"
-# How often Tune saves its own state at the least, in seconds: what a kill of the driver can cost the search's memory.
-_STATE_PERIOD_S = "2"
+# Tune writes its own state after every event: what it has not written, a kill makes it do again. A few milliseconds each.
+_STATE_PERIOD_S = "0"
 # How often a trial whose process died (memory, a node) goes on from its last epoch; Tune may count one death twice. A
 # trial that cannot be trained reports its reason as a value and is not tried again.
 _LOST_PROCESSES = 4
@@ -103,10 +104,11 @@ def _tuner(config: SearchConfig, job: Job, run: RunFolder, session: Session, nam
             name="tune",
             storage_path=run.ray_storage,
             verbose=0,
-            checkpoint_config=ray.tune.CheckpointConfig(num_to_keep=1, checkpoint_frequency=0 if nested else 1),
+            checkpoint_config=ray.tune.CheckpointConfig(checkpoint_frequency=0 if nested else 1),
             failure_config=ray.tune.FailureConfig(max_failures=_LOST_PROCESSES),
             callbacks=[
                 SearchLog(csv=run.path("trials.csv"), names=names, total=config.trial_count),
+                KeepRecent(),
                 ray.tune.logger.JsonLoggerCallback(),
             ],
         ),
@@ -159,7 +161,6 @@ def _quiet_tune() -> Iterator[None]:
         "TUNE_GLOBAL_CHECKPOINT_S": _STATE_PERIOD_S,
         "RAY_AIR_NEW_OUTPUT": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     }
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
