@@ -92,7 +92,7 @@ def _start(config: ServeConfig, stop: _Stop) -> str:
         address="local", include_dashboard=config.dashboard, dashboard_host="127.0.0.1", logging_level=logging.WARNING
     )
     stop.listen()
-    refuse_impossible(config, ray.cluster_resources())  # type: ignore[no-untyped-call]
+    refuse_impossible(config, ray.cluster_resources())
     # Serve tells each of its steps; what is left for the terminal is what needs a person.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     ray.serve.start(

@@ -25,7 +25,7 @@ def ray_cluster() -> Iterator[None]:
         dashboard_port=0,
         include_dashboard=True,
         log_to_driver=False,
-        logging_level="warning",
+        logging_level=logging.WARNING,
     )
     yield
     ray.shutdown()

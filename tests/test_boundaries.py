@@ -77,7 +77,8 @@ def test_nothing_runs_at_import(package: str) -> None:
 
 
 def test_top_level_holds_what_was_agreed() -> None:
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = done.stdout.splitlines()
     allowed = {*PACKAGES, "tests", "benchmarks", "LICENSE", "CHANGELOG.md"}
     allowed |= {"pyproject.toml", "README.md", "cluster.yaml"}
     top_level = {line.split("/")[0] for line in listed if line}

@@ -55,7 +55,7 @@ def served(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
     ray.serve.start(http_options=HTTPOptions(port=port))
     ray.serve.run(app({"bundle": bundle, **{name: str(value) for name, value in SETTINGS.items()}}))
     yield Served(f"http://127.0.0.1:{port}", Predictor.load(bundle))
-    ray.serve.shutdown()  # type: ignore[no-untyped-call]
+    ray.serve.shutdown()
 
 
 PICTURES = [picture(seed, 30 + seed) for seed in range(40)]

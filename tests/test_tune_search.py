@@ -4,6 +4,7 @@ import json
 import os
 import sqlite3
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,7 @@ def test_one_failing_trial_does_not_end_the_search(ray_cluster: None, config: Se
 def test_all_trials_failing_ends_the_search_with_the_reason(
     ray_cluster: None, config: SearchConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "Job", lambda *a, **k: Faulty(*a, **k, bad=(0, 1, 2)))
+    monkeypatch.setattr(runs, "Job", partial(Faulty, bad=(0, 1, 2)))
     with pytest.raises(UserError, match=r"no trial has a score; .*loss.*\(3 of 3 trials\)"):
         runs.search(config)
     assert not (Path(config.out) / "bundle").exists()

@@ -28,7 +28,7 @@ def draws(space: Space, count: int) -> list[dict[str, Any]]:
 
 def test_the_first_draw_is_the_defaults() -> None:
     for name in ("default", "story"):
-        first = draws(make_space(name, DEFAULTS, backbone=False), 1)[0]  # type: ignore[arg-type]
+        first = draws(make_space(name, DEFAULTS, backbone=False), 1)[0]
         assert first["trial"] == 0
         assert first["epochs"] == 10
         assert first["dense_units"] == 32

@@ -62,29 +62,30 @@ def fit(
     name: str,
     storage: str,
     callbacks: list[ray.train.UserCallback] | None = None,
-) -> ray.train.Result:
-    """Train one model on `workers` processes and return Ray Train's result, whose checkpoint is the latest epoch's.
+) -> Any:
+    """Train one model on `workers` processes and return Ray Train's `Result`: its checkpoint is the latest epoch's, its
+    `return_value` that of `train_worker`.
 
     `storage` is a folder or an `s3://` address for checkpoints. A `name` that exists below it is continued from its
     last checkpoint, so a name is unique unless going on is what is wanted.
     """
     gpu = job.device == "cuda"
-    trainer = ray.train.torch.TorchTrainer(
+    # Any: Ray's annotations still describe the classes that these names had before Train's second version.
+    train: Any = ray.train
+    trainer = train.torch.TorchTrainer(
         train_worker,
         train_loop_config={"job": job},
-        scaling_config=ray.train.ScalingConfig(
+        scaling_config=train.ScalingConfig(
             num_workers=workers,
             use_gpu=gpu,
             resources_per_worker={"CPU": job.threads, **({"GPU": 1} if gpu else {})},
         ),
-        torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpu else "gloo"),
-        run_config=ray.train.RunConfig(
+        torch_config=train.torch.TorchConfig(backend="nccl" if gpu else "gloo"),
+        run_config=train.RunConfig(
             name=name,
             storage_path=storage,
-            failure_config=ray.train.FailureConfig(
-                max_failures=_LOST_WORKERS, controller_failure_limit=_START_ATTEMPTS
-            ),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            failure_config=train.FailureConfig(max_failures=_LOST_WORKERS, controller_failure_limit=_START_ATTEMPTS),
+            checkpoint_config=train.CheckpointConfig(num_to_keep=1),
             callbacks=callbacks or [],
         ),
     )

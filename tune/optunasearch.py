@@ -41,6 +41,12 @@ class StatelessTPE(optuna.samplers.BaseSampler):
 class KillProofSearch(ray.tune.search.optuna.OptunaSearch):
     """OptunaSearch that, after a resume, takes up the trials which the study has and Ray's saved state does not."""
 
+    @property
+    def _study(self) -> optuna.Study:
+        study: optuna.Study | None = self._ot_study
+        assert study is not None, "the space is given to the constructor, which opens the study"
+        return study
+
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         if trial_id not in self._ot_trials:
             lost = self._lost_trial()
@@ -52,9 +58,9 @@ class KillProofSearch(ray.tune.search.optuna.OptunaSearch):
     def _lost_trial(self) -> optuna.Trial | None:
         """The first trial that was asked for and whose asker was killed before Ray wrote it down."""
         known = {trial.number for trial in self._ot_trials.values()}
-        for trial in self._ot_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if trial.number not in known:
-                return optuna.Trial(self._ot_study, trial._trial_id)
+                return optuna.Trial(self._study, trial._trial_id)
         return None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -68,5 +74,5 @@ class KillProofSearch(ray.tune.search.optuna.OptunaSearch):
     def _ended(self, trial_id: str) -> bool:
         """Whether the study has this trial's end already, because the kill came after it and before Ray's next save."""
         trial = self._ot_trials[trial_id]
-        stored = self._ot_study.get_trials(deepcopy=False)[trial.number]
+        stored = self._study.get_trials(deepcopy=False)[trial.number]
         return bool(stored.state.is_finished())

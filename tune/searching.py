@@ -25,7 +25,8 @@ from tune.trials import TuneTrial, trial_number, trial_table, write_table
 
 # Tune's searcher keeps an Optuna study by this name in study.db.
 STUDY = "eagleray"
-# Tune writes its own state after every event: what it has not written, a kill makes it do again. A few milliseconds each.
+# Seconds between two writings of Tune's own state, at the least. It takes milliseconds, so it is written after every
+# event: what it did not hold, a kill makes the search do again.
 _STATE_PERIOD_S = "0"
 # How often a trial whose process died (memory, a node) goes on from its last epoch; Tune may count one death twice. A
 # trial that cannot be trained reports its reason as a value and is not tried again.
@@ -74,7 +75,7 @@ def _trainable(config: SearchConfig, job: Job, run: RunFolder) -> Any:
         )
         # Ray Train reserves the workers itself; a driver that held a CPU would take it from them.
         return ray.tune.with_resources(driver, {"cpu": 0.001})
-    resources = {"cpu": job.threads, **({"gpu": 1} if job.device == "cuda" else {})}
+    resources: dict[str, float] = {"cpu": job.threads, **({"gpu": 1} if job.device == "cuda" else {})}
     return ray.tune.with_resources(ray.tune.with_parameters(Trial, job=job), resources)
 
 

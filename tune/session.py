@@ -1,5 +1,6 @@
 """The Ray that a command runs on: one started here, or the cluster that it was submitted to."""
 
+import logging
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +30,7 @@ def start_ray(*, cpus: int = 0) -> Session:
     `cpus` limits the local Ray's logical CPUs, 0 takes the machine's. `models.processes.prepare_environment` must have
     run before Ray was imported. A Ray that this process has already started is used as it is.
     """
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning", "ignore_reinit_error": True}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING, "ignore_reinit_error": True}
     if not os.environ.get("RAY_ADDRESS"):
         options |= {"address": "local", "include_dashboard": True, "dashboard_host": _DASHBOARD}
         options |= {"num_cpus": cpus} if cpus else {}

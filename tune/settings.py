@@ -65,7 +65,7 @@ class SearchConfig:
 
     def absolute(self) -> "SearchConfig":
         """The same with all paths absolute: a worker's working directory is not the user's."""
-        return _absolute(self)
+        return replace(self, **_absolute_paths(self))
 
 
 @dataclass(frozen=True)
@@ -93,17 +93,16 @@ class TrainJobConfig:
 
     def absolute(self) -> "TrainJobConfig":
         """The same with all paths absolute: a worker's working directory is not the user's."""
-        return _absolute(self)
+        return replace(self, **_absolute_paths(self))
 
 
-def _absolute(config: Any) -> Any:
+def _absolute_paths(config: SearchConfig | TrainJobConfig) -> dict[str, Any]:
     weights = config.model.weights
-    return replace(
-        config,
-        data=config.data.absolute(),
-        model=replace(config.model, weights=weights if weights in WEIGHTS_BY_NAME else store.absolute(weights)),
-        out=store.absolute(config.out) if config.out else "",
-    )
+    return {
+        "data": config.data.absolute(),
+        "model": replace(config.model, weights=weights if weights in WEIGHTS_BY_NAME else store.absolute(weights)),
+        "out": store.absolute(config.out) if config.out else "",
+    }
 
 
 def _at_least(config: Any, **least: float) -> None:
@@ -120,9 +119,9 @@ def from_dict(kind: type[Settings], saved: dict[str, Any]) -> Settings:
         if f.name not in saved:
             continue  # written by an older version: the default holds
         value = saved[f.name]
-        factory = f.default_factory
-        if is_dataclass(factory) and isinstance(value, dict):
-            value = from_dict(factory, value)  # type: ignore[arg-type]
+        factory: Any = f.default_factory  # a class, for a field that is a configuration itself
+        if isinstance(factory, type) and is_dataclass(factory) and isinstance(value, dict):
+            value = from_dict(factory, value)
         values[f.name] = tuple(value) if isinstance(value, list) else value
     return kind(**values)
 

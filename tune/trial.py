@@ -68,7 +68,8 @@ def failure_report(error: UserError) -> Report:
 class Trial(ray.tune.Trainable):
     """Tune's class interface, so that one warm process with torch imported serves many trials (`reuse_actors`)."""
 
-    def setup(self, config: dict[str, Any], job: Job) -> None:
+    def setup(self, config: dict[str, Any], job: Job | None = None) -> None:
+        assert job is not None, "give the job by ray.tune.with_parameters"
         self._job = job
         self._begin(config)
 

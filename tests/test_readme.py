@@ -1,0 +1,162 @@
+"""The README is run, not read: its commands in their order, its file list against the tree."""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import tyro
+
+from data.collection import DataConfig
+from serve.labelling import LabelConfig
+from serve.settings import ServeConfig
+from tests.commands import ROOT
+from tune.settings import SearchConfig, TrainJobConfig
+
+README = (ROOT / "README.md").read_text()
+# bash: run; server: run in the background for the blocks after it; example and aws: parsed; test: the test command.
+BLOCKS = re.findall(r"^```bash ?(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+COMMANDS = {
+    "tune/search.py": SearchConfig,
+    "tune/train.py": TrainJobConfig,
+    "serve/app.py": ServeConfig,
+    "serve/classify.py": LabelConfig,
+}
+
+
+def uv_folder() -> str:
+    """`uv run pytest` tells where uv is; else it is on the path."""
+    found = os.environ.get("UV") or shutil.which("uv")
+    assert found, "the README's commands need uv"
+    return str(Path(found).parent)
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """The tree without runs/ of its own; the environment is this one, so that nothing is installed again."""
+    for name in ("data", "models", "tune", "serve", "tests", "pyproject.toml"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    return tmp_path
+
+
+def environment(cache: str) -> dict[str, str]:
+    return {
+        **os.environ,
+        "PATH": f"{uv_folder()}{os.pathsep}{os.environ['PATH']}",
+        "UV_PROJECT_ENVIRONMENT": sys.prefix,
+        "UV_NO_SYNC": "1",
+        "XDG_CACHE_HOME": cache,
+    }
+
+
+def bash(script: str, clone: Path, env: dict[str, str]) -> str:
+    command = ["bash", "-euo", "pipefail", "-c", script]
+    done = subprocess.run(command, check=False, cwd=clone, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+class Server:
+    """A block that runs until it is stopped."""
+
+    def __init__(self, script: str, clone: Path, env: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            ["bash", "-c", f"exec {script}"],
+            cwd=clone,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._ready = threading.Event()
+        self._lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        assert self._ready.wait(240), f"did not answer:\n{''.join(self._lines)}"
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.append(line)
+            if "answers at" in line:
+                self._ready.set()
+
+    def stop(self) -> None:
+        os.killpg(self._process.pid, signal.SIGINT)
+        assert self._process.wait(120) == 0, "".join(self._lines)
+        self._reader.join()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+@pytest.mark.ray
+def test_the_readmes_commands_run_in_their_order(clone: Path, cache_dir: str) -> None:
+    env = environment(cache_dir)
+    printed: list[str] = []
+    servers: list[Server] = []
+    try:
+        for tag, script in BLOCKS:
+            if tag == "":
+                printed.append(bash(script, clone, env))
+            elif tag == "server":
+                servers.append(Server(script.strip(), clone, env))
+    finally:
+        for server in servers:
+            server.stop()
+    first = printed[0]
+    assert "generated" in first
+    assert len(re.findall(r"^trial +\d", first, re.MULTILINE)) == 8
+    assert re.search(r"serve it +uv run serve/app.py --bundle \S+/bundle", first)
+    assert (clone / "runs" / "predictions.csv").read_text().startswith("path,label")
+    assert '"predictions"' in printed[2]
+
+
+def test_every_block_has_a_known_tag() -> None:
+    assert {tag for tag, _ in BLOCKS} == {"", "server", "example", "aws", "test"}
+    assert README.count("```") == 2 * (len(BLOCKS) + README.count("```json"))
+
+
+@pytest.mark.parametrize("line", [line for tag, script in BLOCKS if tag != "test" for line in script.splitlines()])
+def test_every_flag_in_the_readme_exists(line: str) -> None:
+    words = shlex.split(line)
+    if words[0] == "serve":
+        ServeConfig.from_arguments(dict(word.split("=") for word in words[3:]))
+        return
+    if words[0] == "curl":
+        return
+    assert words[:2] == ["uv", "run"]
+    tyro.cli(COMMANDS[words[2]], args=words[3:], config=(tyro.conf.OmitArgPrefixes,))
+
+
+def test_the_test_command_is_what_ci_calls() -> None:
+    commands = [script.strip() for tag, script in BLOCKS if tag == "test"]
+    assert commands == ["uv run pytest"]
+    assert commands[0] in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def test_the_file_list_is_the_tree() -> None:
+    listed = re.findall(r"^\| `((?:data|models|tune|serve)/\w+\.py)` \| \S", README, re.MULTILINE)
+    packages = ("data", "models", "tune", "serve")
+    tree = [str(path.relative_to(ROOT)) for name in packages for path in (ROOT / name).rglob("*.py")]
+    assert sorted(listed) == sorted(path for path in tree if not path.endswith("__init__.py"))
+    assert len(listed) == len(set(listed))
+
+
+def help_of(config: type[object]) -> str:
+    text: str = tyro.extras.get_parser(config, config=(tyro.conf.OmitArgPrefixes,)).format_help()  # type: ignore[no-untyped-call]
+    return text
+
+
+def test_the_flags_in_the_text_exist() -> None:
+    known: set[str] = set()
+    for config in (SearchConfig, TrainJobConfig, ServeConfig, LabelConfig, DataConfig):
+        known |= set(re.findall(r"--[a-z][a-z-]+", help_of(config)))
+    text = re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
+    assert set(re.findall(r"`[^`\n]*?(--[a-z][a-z-]+)", text)) - known - {"--help"} == set()
