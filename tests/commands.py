@@ -34,6 +34,15 @@ class Command:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
+    def __enter__(self) -> "Command":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """A test that fails leaves nothing running."""
+        if self._process.poll() is None:
+            self.signal(signal.SIGINT)
+            self.end()
+
     def _read(self) -> None:
         assert self._process.stdout is not None
         self.lines.extend(iter(self._process.stdout.readline, ""))

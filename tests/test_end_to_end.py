@@ -48,14 +48,15 @@ def test_the_endpoint_gives_the_accuracy_of_the_report(searched: Path) -> None:
     predicted = Predictor.load(str(searched / "bundle")).predict_bytes(pictures)
 
     port = free_port()
-    server = Command("serve/app.py", "--bundle", str(searched / "bundle"), "--port", str(port), "--max-replicas", "1")
-    server.wait_for("answers at")
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-        assert client.get("/model").json()["id"] == report["bundle"]["id"]
-        one_by_one = [client.post("/predict", content=blob).json()["predictions"][0] for blob in pictures]
-        together = post(client, pictures)
-    server.signal(signal.SIGINT)
-    assert server.end() == 0
+    command = ["serve/app.py", "--bundle", str(searched / "bundle"), "--port", str(port), "--max-replicas", "1"]
+    with Command(*command) as server:
+        server.wait_for("answers at")
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            assert client.get("/model").json()["id"] == report["bundle"]["id"]
+            one_by_one = [client.post("/predict", content=blob).json()["predictions"][0] for blob in pictures]
+            together = post(client, pictures)
+        server.signal(signal.SIGINT)
+        assert server.end() == 0
 
     for answers in (one_by_one, together):
         labels = [answer["label"] for answer in answers]

@@ -14,6 +14,7 @@ from models.catalog import ModelConfig
 from models.inference import logits_of_rows, softmax
 from models.predictor import Prediction, Predictor
 from models.training import TrainConfig, TrainingRun
+from tests.images_zoo import zoo
 from tests.models_toys import CLASSES, toy_data, toy_images
 
 
@@ -83,6 +84,18 @@ def test_failures_stay_in_their_place_and_harm_no_neighbour(predictor: Predictor
     assert answers[4] is unread
     for place, blob in ((1, good[0]), (3, good[1]), (5, good[2]), (7, good[3])):
         assert close(answers[place], predictor.predict_bytes([blob])[0])
+
+
+def test_every_nasty_image_gets_its_named_answer(predictor: Predictor) -> None:
+    """Each between two good neighbours, and once alone."""
+    good = encode_png(np.full((40, 40, 3), 90, np.uint8))
+    nasty = zoo()
+    together = predictor.predict_bytes([blob for one in nasty for blob in (good, one.blob)])
+    expected = predictor.predict_bytes([good])[0]
+    for one, neighbour, answer in zip(nasty, together[::2], together[1::2], strict=True):
+        assert (answer.code if isinstance(answer, Failure) else "ok") == one.expected, one.name
+        assert close(predictor.predict_bytes([one.blob])[0], answer), one.name
+        assert close(neighbour, expected), one.name
 
 
 def test_wrong_arrays_are_failures(predictor: Predictor) -> None:

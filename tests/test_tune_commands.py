@@ -57,13 +57,13 @@ def ask(address: str, bearer: str | None) -> int:
 
 def test_ctrl_c_leaves_a_usable_result_and_resume_goes_on(photos: Path, cache_dir: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    command = Command(*search(photos, cache_dir, out, *SLOW))
-    address = command.wait_for(r"dashboard +(\S+)").group(1)
-    assert ask(address, token()) == 200  # the dashboard is on while the search runs
-    assert ask(address, None) == 401
-    command.wait_for(r"trial +0 ")
-    command.signal(signal.SIGINT)
-    assert command.end() == 0
+    with Command(*search(photos, cache_dir, out, *SLOW)) as command:
+        address = command.wait_for(r"dashboard +(\S+)").group(1)
+        assert ask(address, token()) == 200  # the dashboard is on while the search runs
+        assert ask(address, None) == 401
+        command.wait_for(r"trial +0 ")
+        command.signal(signal.SIGINT)
+        assert command.end() == 0
     assert f"uv run tune/search.py --resume --out {out}" in command.text
     before = pd.read_csv(out / "trials.csv")
     assert 1 <= len(before) < 4
@@ -75,10 +75,10 @@ def test_ctrl_c_leaves_a_usable_result_and_resume_goes_on(photos: Path, cache_di
 
 def test_a_killed_search_goes_on_with_resume(photos: Path, cache_dir: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    command = Command(*search(photos, cache_dir, out, *SLOW))
-    command.wait_for(r"trial +1 ")
-    command.signal(signal.SIGKILL)
-    command.end()
+    with Command(*search(photos, cache_dir, out, *SLOW)) as command:
+        command.wait_for(r"trial +1 ")
+        command.signal(signal.SIGKILL)
+        command.end()
     before = pd.read_csv(out / "trials.csv")
     assert set(before["status"][:2]) == {"finished"}  # what had finished is on disk
 
