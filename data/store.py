@@ -159,6 +159,16 @@ def write(path: str, blob: bytes) -> None:
             _write_local(path, lambda temporary: Path(temporary).write_bytes(blob))
 
 
+def delete(path: str) -> None:
+    """Delete a file; one that is not there is no error."""
+    with explained(path):
+        if is_remote(path):
+            bucket, key = _split(path)
+            _client().delete_object(Bucket=bucket, Key=key)
+        else:
+            Path(path).unlink(missing_ok=True)
+
+
 def upload_folder(local: str, remote: str, *, last: Sequence[str] = ()) -> None:
     """Copy a local folder to S3 (or to another local folder). Keys in `last` go last: they say that all is there."""
     entries = sorted(list_files(local), key=lambda entry: (entry.key in last, entry.key))

@@ -25,6 +25,15 @@ def make(path: Path) -> KillProofSearch:
     )
 
 
+def resumed(search: KillProofSearch, study: Path, state: Path) -> KillProofSearch:
+    """As Ray brings it back: from its pickle and its saved state; and we say where the study lies."""
+    again = pickle.loads(pickle.dumps(search))
+    assert isinstance(again, KillProofSearch)
+    again.open_study(f"sqlite:///{study}")
+    again.restore(str(state))
+    return again
+
+
 def score(proposal: Proposal) -> float:
     return -abs(proposal["learning_rate"] - 0.003)
 
@@ -59,9 +68,8 @@ def test_a_resume_from_an_old_state_proposes_what_an_unbroken_search_proposes(tm
         if number < 11:
             tell(search, f"t{number}", proposals[-1])
         if number == 9:
-            search.save(str(tmp_path / "state.pkl"))  # the last state that Ray wrote before the kill
-    again = make(tmp_path / "c.db")
-    again.restore(str(tmp_path / "state.pkl"))
+            search.save(str(tmp_path / "state.json"))  # the last state that Ray wrote before the kill
+    again = resumed(search, tmp_path / "b.db", tmp_path / "state.json")
 
     # Trial 10 had ended and 11 was running; Ray's state knows neither. 10 is in the study with its end, 11 is taken up.
     taken = ask(again, "new-11")
@@ -81,10 +89,9 @@ def test_a_resume_from_an_old_state_proposes_what_an_unbroken_search_proposes(tm
 def test_an_end_that_the_study_has_already_is_not_told_twice(tmp_path: Path) -> None:
     search = make(tmp_path / "a.db")
     proposal = ask(search, "t0")
-    search.save(str(tmp_path / "state.pkl"))
+    search.save(str(tmp_path / "state.json"))
     tell(search, "t0", proposal)
-    again = make(tmp_path / "b.db")
-    again.restore(str(tmp_path / "state.pkl"))
+    again = resumed(search, tmp_path / "a.db", tmp_path / "state.json")
     tell(again, "t0", proposal)  # Ray runs its last epochs again and reports them
     study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path / 'a.db'}")
     assert len(study.trials) == 1

@@ -1,15 +1,14 @@
 """Optuna's proposals, made so that a kill loses nothing: they follow from the study, not from a process's memory."""
 
 import hashlib
-import logging
+import json
+from pathlib import Path
 from typing import Any
 
 import optuna
 import ray.tune.search.optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
-
-log = logging.getLogger(__name__)
 
 
 class StatelessTPE(optuna.samplers.BaseSampler):
@@ -39,7 +38,37 @@ class StatelessTPE(optuna.samplers.BaseSampler):
 
 
 class KillProofSearch(ray.tune.search.optuna.OptunaSearch):
-    """OptunaSearch that, after a resume, takes up the trials which the study has and Ray's saved state does not."""
+    """OptunaSearch whose memory is the study: Ray's saved state only says which of its trials is which in the study.
+
+    After a resume `open_study` says where the study now lies (a run may have been moved, or come back from a bucket),
+    and trials which the study has and Ray's state does not are taken up.
+    """
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_storage": None, "_ot_study": None, "_ot_trials": {}}
+
+    def open_study(self, url: str) -> None:
+        """Go on with the study in an SQLAlchemy `url`, which must hold one of this search's name."""
+        storage = optuna.storages.RDBStorage(url)
+        study = optuna.load_study(study_name=self._study_name, storage=storage, sampler=self._sampler)
+        vars(self).update(_storage=storage, _ot_study=study)
+
+    def save(self, checkpoint_path: str) -> None:
+        numbers = {trial_id: trial.number for trial_id, trial in self._ot_trials.items()}
+        Path(checkpoint_path).write_text(json.dumps({"numbers": numbers, "completed": sorted(self._completed_trials)}))
+
+    def restore(self, checkpoint_path: str) -> None:
+        assert callable(self._space)
+        state = json.loads(Path(checkpoint_path).read_text())
+        while len(self._study.get_trials(deepcopy=False)) <= max(state["numbers"].values(), default=-1):
+            # The study came back from a bucket and is older than Ray's state: its next proposal is the one it had made.
+            self._space(self._study.ask())
+        trials = self._study.get_trials(deepcopy=False)
+        self._ot_trials = {
+            trial_id: optuna.Trial(self._study, trials[number]._trial_id)
+            for trial_id, number in state["numbers"].items()
+        }
+        self._completed_trials = set(state["completed"])
 
     @property
     def _study(self) -> optuna.Study:

@@ -1,9 +1,10 @@
 """Where a run leaves what it made: the names of the files, and the way to a bucket."""
 
 import dataclasses
+import hashlib
 import json
 import os
-import tempfile
+import shutil
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +62,8 @@ def open_run(out: str, *, name: str, resume: bool, cache_dir: str, settings: Any
     local = _staging(chosen, cache_dir) if store.is_remote(chosen) else chosen
     run = RunFolder(chosen, local)
     if resume:
-        if run.remote:
+        if run.remote and not os.path.exists(run.path("settings.json")):
+            # On the machine that was killed the files here are the newest; elsewhere they are what reached the bucket.
             for entry in store.list_files(run.out, recursive=False):  # Ray reads its own folder by itself
                 store.write(run.path(entry.key), store.read(entry.path))
         if not os.path.exists(run.path("settings.json")):
@@ -73,8 +75,10 @@ def open_run(out: str, *, name: str, resume: bool, cache_dir: str, settings: Any
             f"{chosen} holds files already and nothing in it is written over; "
             f"choose another --out, or --resume to go on with the {kind} in it"
         )
+    if run.remote:  # of an earlier run that has been deleted from the bucket
+        shutil.rmtree(local)
     os.makedirs(local, exist_ok=True)
-    run.write_json("settings.json", {"kind": kind, "settings": dataclasses.asdict(settings)})
+    run.write_json("settings.json", {"kind": kind, "out": chosen, "settings": dataclasses.asdict(settings)})
     if not out:
         _point_latest(local)
     return run
@@ -86,9 +90,10 @@ def _new_folder(name: str) -> str:
 
 
 def _staging(remote: str, cache_dir: str) -> str:
-    staging = os.path.join(cache_dir, "runs")
+    """The local folder of a run in a bucket: the same one for the same address."""
+    staging = os.path.join(cache_dir, "runs", hashlib.sha256(remote.encode()).hexdigest()[:16])
     os.makedirs(staging, exist_ok=True)
-    return tempfile.mkdtemp(prefix=remote.rstrip("/").rsplit("/", 1)[-1] + "-", dir=staging)
+    return staging
 
 
 def _point_latest(folder: str) -> None:

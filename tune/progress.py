@@ -8,6 +8,7 @@ import pandas as pd
 import ray.tune
 import tqdm
 
+from tune.outputs import RunFolder
 from tune.trials import SCORE, TuneTrial, best_row, trial_number, trial_table, write_table
 
 _ENDED = ("finished", "stopped", "failed")
@@ -16,11 +17,13 @@ _ENDED = ("finished", "stopped", "failed")
 class SearchLog(ray.tune.Callback):
     """After every report the table is written; after every trial a line is printed.
 
+    With the results in a bucket, the bucket is brought up to date after each trial.
+
     It holds names and numbers only, since Ray pickles it with the experiment's state.
     """
 
-    def __init__(self, *, csv: str, names: tuple[str, ...], total: int, write_every: float = 1.0) -> None:
-        self._csv = csv
+    def __init__(self, run: RunFolder, *, names: tuple[str, ...], total: int, write_every: float = 1.0) -> None:
+        self.run = run
         self._names = names
         self._total = total
         self._write_every = write_every
@@ -53,7 +56,7 @@ class SearchLog(ray.tune.Callback):
 
     def _write(self, trials: list[TuneTrial]) -> pd.DataFrame:
         table = trial_table(trials, self._names)
-        write_table(self._csv, table)
+        write_table(self.run.path("trials.csv"), table)
         self._written = time.monotonic()
         return table
 
@@ -62,6 +65,7 @@ class SearchLog(ray.tune.Callback):
         if number in self._told:
             return
         self._told.add(number)
+        self.run.publish()
         row = table[table["trial"] == number].iloc[0]
         tqdm.tqdm.write(trial_line(row, self._names), file=sys.stdout)
         sys.stdout.flush()

@@ -36,8 +36,8 @@ def describe_data(collection: Collection) -> dict[str, Any]:
 
 def describe_search(table: pd.DataFrame, best: pd.Series, names: Sequence[str], space: str) -> dict[str, Any]:
     """How the search went: trials by status, the best one's hyperparameters, and the score of the default ones."""
-    first = table[table["trial"] == 0].iloc[0]
-    default = first[SCORE] if first["status"] != "failed" and pd.notna(first[SCORE]) else None
+    first = table.loc[(table["trial"] == 0) & (table["status"] != "failed"), SCORE].dropna()
+    default = None if first.empty else float(first.iloc[0])
     return {
         "space": space,
         "trials": len(table),
@@ -45,7 +45,7 @@ def describe_search(table: pd.DataFrame, best: pd.Series, names: Sequence[str], 
         "best_trial": int(best["trial"]),
         "best_hyperparameters": {name: _plain(best[name]) for name in names},
         "best_validation_accuracy": float(best[SCORE]),
-        "default_validation_accuracy": None if default is None else float(default),
+        "default_validation_accuracy": default,
     }
 
 

@@ -1,6 +1,7 @@
 """The two commands from end to end: data, Ray, training, bundle, report."""
 
 import os
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -66,7 +67,7 @@ def _begin(config: Any, kind: str) -> tuple[Any, RunFolder, Collection]:
         config = _saved_settings(config, run, kind)
     elif not config.data.data:
         print("no --data given: using a generated sample of dives at 64 pixels (images are drawn, not photographed)")
-    collection = load_collection(config.data, progress=True)
+    collection = load_collection(config.data, progress=sys.stderr.isatty())
     # A network that cannot be built (weights missing, images too small) is refused before anything is started.
     build(
         config.model,
@@ -91,13 +92,19 @@ def _saved_settings(given: Any, run: RunFolder, kind: str) -> Any:
     saved = run.read_json("settings.json")
     if saved["kind"] != kind:
         raise UserError(f"{run.out} holds a {saved['kind']}, not a {kind}; resume it with the command that began it")
+    if saved["out"] != given.out:
+        raise UserError(
+            f"{given.out} was begun as {saved['out']}, and Ray's state holds that address; "
+            "move it back there to resume it"
+        )
     settings = from_dict(type(given), saved["settings"])
     changed = changed_flags(given, settings)
     if changed:
         raise UserError(
             f"a resumed {kind} keeps the settings it was begun with; leave out {', '.join(changed)}, or begin a new one"
         )
-    return replace(settings, out=given.out, resume=True)
+    data = replace(settings.data, cache_dir=given.data.cache_dir)
+    return replace(settings, data=data, out=given.out, cpus=given.cpus, resume=True)
 
 
 def _same_images(collection: Collection, run: RunFolder, resume: bool) -> None:

@@ -12,6 +12,7 @@ import pandas as pd
 import ray.tune
 import ray.tune.logger
 
+from data import store
 from data.errors import UserError
 from tune import distributed
 from tune.checkpoints import KeepRecent
@@ -20,14 +21,15 @@ from tune.outputs import RunFolder
 from tune.progress import SearchLog
 from tune.session import Session
 from tune.settings import SearchConfig
+from tune.snapshots import KeepState, put_back
 from tune.trial import OBJECTIVE, Job, Trial
 from tune.trials import TuneTrial, trial_number, trial_table, write_table
 
 # Tune's searcher keeps an Optuna study by this name in study.db.
 STUDY = "eagleray"
-# Seconds between two writings of Tune's own state, at the least. It takes milliseconds, so it is written after every
-# event: what it did not hold, a kill makes the search do again.
-_STATE_PERIOD_S = "0"
+# Seconds between two writings of Tune's own state, at the least. What it does not hold, a kill makes the search do
+# again: on a disk, where it takes milliseconds, each event is written; in a bucket each writing is a paid request.
+_STATE_PERIOD_S = {"disk": "0", "bucket": "5"}
 # How often a trial whose process died (memory, a node) goes on from its last epoch; Tune may count one death twice. A
 # trial that cannot be trained reports its reason as a value and is not tried again.
 _LOST_PROCESSES = 4
@@ -46,8 +48,13 @@ def run_search(config: SearchConfig, job: Job, run: RunFolder, session: Session)
     """Run (or, with `config.resume`, go on with) the search and return what stands; Ctrl-C ends it early, not badly."""
     space = config.search_space()
     names = tuple(d.name for d in space.dimensions)
-    with _quiet_tune():
-        tuner = _restore(config, job, run) if config.resume else _tuner(config, job, run, session, names)
+    with _quiet_tune(_STATE_PERIOD_S["bucket" if run.remote else "disk"]):
+        begun = config.resume and put_back(run)
+        if (
+            config.resume and not begun
+        ):  # killed before its first trial was written down: there is nothing to go on with
+            store.delete(run.path("study.db"))
+        tuner = _restore(config, job, run) if begun else _tuner(config, job, run, session, names)
         results = tuner.fit()
     trials: list[TuneTrial] = list(results._experiment_analysis.trials)
     table = trial_table(trials, names)
@@ -108,7 +115,8 @@ def _tuner(config: SearchConfig, job: Job, run: RunFolder, session: Session, nam
             checkpoint_config=ray.tune.CheckpointConfig(checkpoint_frequency=0 if nested else 1),
             failure_config=ray.tune.FailureConfig(max_failures=_LOST_PROCESSES),
             callbacks=[
-                SearchLog(csv=run.path("trials.csv"), names=names, total=config.trial_count),
+                SearchLog(run, names=names, total=config.trial_count),
+                KeepState(run),
                 KeepRecent(),
                 ray.tune.logger.JsonLoggerCallback(),
             ],
@@ -117,10 +125,16 @@ def _tuner(config: SearchConfig, job: Job, run: RunFolder, session: Session, nam
 
 
 def _restore(config: SearchConfig, job: Job, run: RunFolder) -> ray.tune.Tuner:
-    path = os.path.join(run.ray_storage, "tune")
-    if not ray.tune.Tuner.can_restore(path):
-        raise UserError(f"{run.out} was ended before its first trial began; delete it and begin the search anew")
-    return ray.tune.Tuner.restore(path, trainable=_trainable(config, job, run), resume_errored=True)
+    tuner = ray.tune.Tuner.restore(
+        os.path.join(run.ray_storage, "tune"), trainable=_trainable(config, job, run), resume_errored=True
+    )
+    # Ray pickles the searcher and the callbacks; what in them depends on where the run lies now is told them anew.
+    restored: Any = tuner._local_tuner
+    restored._tune_config.search_alg.open_study(_study_url(run))
+    for callback in restored.get_run_config().callbacks:
+        if isinstance(callback, SearchLog | KeepState):
+            callback.run = run
+    return tuner
 
 
 def _folder_name(trial: TuneTrial) -> str:
@@ -156,10 +170,10 @@ def close_study(run: RunFolder) -> None:
 
 
 @contextlib.contextmanager
-def _quiet_tune() -> Iterator[None]:
+def _quiet_tune(state_period_s: str) -> Iterator[None]:
     """Tune's settings that exist as environment variables only, and its chatter, which our own lines replace."""
     settings = {
-        "TUNE_GLOBAL_CHECKPOINT_S": _STATE_PERIOD_S,
+        "TUNE_GLOBAL_CHECKPOINT_S": state_period_s,
         "RAY_AIR_NEW_OUTPUT": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     }

@@ -11,6 +11,8 @@ from tune.space import Extra, Space, SpaceName, make_space
 
 # What --weights may say instead of a path.
 WEIGHTS_BY_NAME = ("", "none", "torchvision")
+# Settings that a resume takes from its own command line: they belong to where it runs, not to what is searched.
+_OF_THE_MACHINE = ("resume", "out", "cpus", "cache_dir")
 _SAMPLE_TRIALS = 8
 _TRIALS = 20
 
@@ -135,6 +137,6 @@ def changed_flags(given: Any, saved: Any) -> list[str]:
             changed += changed_flags(mine, theirs)
             continue
         default = f.default
-        if mine != default and mine != theirs and f.name not in ("resume", "out"):
+        if mine != default and mine != theirs and f.name not in _OF_THE_MACHINE:
             changed.append(f"--{f.name.replace('_', '-')} (was {theirs})")
     return changed

@@ -1,0 +1,72 @@
+"""The search's memory, written so that a kill at any moment leaves a whole copy of it."""
+
+import io
+import os
+import time
+import zipfile
+from typing import Any
+
+import ray.tune
+
+from data import store
+from tune.outputs import RunFolder
+from tune.trials import TuneTrial
+
+# Tune's own names for: trials and controller, callbacks, search generator, searcher.
+_PREFIXES = ("experiment_state-", "callback-states-", "search_gen_state-", "searcher-state-")
+_EVERY_S = 1.0
+
+
+class KeepState(ray.tune.Callback):
+    """Copies Tune's state to one file of the run, in one step, after each trial's end and about every second.
+
+    Tune writes its state as several files, each over its predecessor, in a thread of its own: a kill in between leaves
+    files that are cut off or do not belong together. Between two steps of its loop the files are whole.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+        self._copied = 0.0
+        self._changed = 0
+        self._ended = 0
+
+    def on_step_begin(self, iteration: int, trials: list[TuneTrial], **_: Any) -> None:
+        ended = sum(trial.is_finished() for trial in trials)
+        if ended != self._ended or time.monotonic() - self._copied >= _EVERY_S:
+            self._copy(trials)
+            self._ended = ended
+
+    def on_experiment_end(self, trials: list[TuneTrial], **_: Any) -> None:
+        self._copy(trials)
+
+    def _copy(self, trials: list[TuneTrial]) -> None:
+        storage = trials[0].storage if trials else None
+        staging = storage.experiment_driver_staging_path if storage else ""
+        names = sorted(n for n in os.listdir(staging) if n.startswith(_PREFIXES)) if os.path.isdir(staging) else []
+        changed = max((os.stat(os.path.join(staging, name)).st_mtime_ns for name in names), default=0)
+        if changed == self._changed:
+            return
+        blob = io.BytesIO()
+        with zipfile.ZipFile(blob, "w") as archive:
+            for name in names:
+                archive.write(os.path.join(staging, name), name)
+        store.write(_path(self.run), blob.getvalue())
+        self._copied, self._changed = time.monotonic(), changed
+
+
+def put_back(run: RunFolder) -> bool:
+    """Make the last whole copy of the state the one that Tune will find; False where there is none to put back."""
+    if not store.exists(_path(run)):
+        return False
+    folder = store.join(run.ray_storage, "tune")
+    for entry in store.list_files(folder, recursive=False):
+        if entry.key.startswith(_PREFIXES):
+            store.delete(entry.path)
+    with zipfile.ZipFile(io.BytesIO(store.read(_path(run)))) as archive:
+        for name in archive.namelist():
+            store.write(store.join(folder, name), archive.read(name))
+    return True
+
+
+def _path(run: RunFolder) -> str:
+    return store.join(run.ray_storage, "state.zip")
