@@ -118,7 +118,8 @@ def test_a_full_disk_leaves_no_half_file(
 
 
 def test_a_frozen_base_is_not_in_the_checkpoint(base_file: str, tmp_path: Path) -> None:
-    config, data = ModelConfig("mobilenet_v2", weights=base_file), toy_data("mobilenet_v2", train=16, validation=8)
+    config = ModelConfig("mobilenet_v2", weights=base_file, dense_units=32)
+    data = toy_data("mobilenet_v2", train=16, validation=8)
     for strength in ("off", "light"):
         folder = tmp_path / strength
         run = TrainingRun(config, TrainConfig(epochs=1, augment=strength), data, cache_dir=str(tmp_path))

@@ -52,7 +52,7 @@ def test_fused_steps_equal_plain_ones(name: Any) -> None:
         ({"learning_rate": -1}, "learning_rate must be > 0 and finite, got -1"),
         ({"learning_rate": float("nan")}, "learning_rate must be > 0 and finite, got nan"),
         ({"learning_rate": float("inf")}, "learning_rate must be > 0 and finite, got inf"),
-        ({"epochs": 0}, "epochs must be >= 1, got 0"),
+        ({"epochs": -1}, "epochs must be >= 0, got -1"),
         ({"batch_size": 1}, "batch_size must be >= 2, got 1"),
         ({"patience": -1}, "patience must be >= 0, got -1"),
         ({"seed": -1}, "seed must be >= 0, got -1"),
