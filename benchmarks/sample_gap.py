@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="sample seeds")
     parser.add_argument("--new-splits", type=int, default=4, help="splits by dive, each with other test dives")
     parser.add_argument("--known-splits", type=int, default=2, help="splits by image")
-    parser.add_argument("--epochs", type=int, default=10, help="most epochs of each training run")
+    parser.add_argument("--epochs", type=int, default=12, help="most epochs of each training run")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print("seed   new  known  majority")

@@ -50,12 +50,13 @@ class Floor:
     """Flakes of marine snow in a frame."""
 
     @classmethod
-    def make(cls, seed: int) -> "Floor":
+    def make(cls, seed: int, stone_tint: Colour) -> "Floor":
         random = Random(seed, 1)
         base = random.choice(_GROUNDS)
         shade = random.between(-18, 18)
         dark = _colour(random, base, shade - random.between(14, 34), 10)
         light = _colour(random, base, shade + random.between(14, 34), 10)
+        red, green, blue = (part * random.between(55, 95) // 3 for part in stone_tint)
         return cls(
             seed=seed,
             dark=dark,
@@ -64,18 +65,26 @@ class Floor:
             ripple=random.choice((0, 0, 12, 24, 36)),
             ripple_turn=random.below(TURN // 2),
             stones=random.choice((20, 40, 60, 80)),
-            stone_tint=random.choice(((0, 0, 0), (0, 0, 0), (60, 10, -30), (60, 45, 0), (50, 50, 40), (60, -15, -15))),
+            stone_tint=(red, green, blue),
             shells=random.choice((0, 10, 20, 40)),
             water=_colour(random, random.choice(((10, 45, 75), (12, 60, 62), (22, 52, 44))), 0, 12),
-            haze=random.between(10, 60),
+            haze=random.between(5, 45),
             lamp_x=random.between(WIDTH // 4, 3 * WIDTH // 4),
             lamp_y=random.between(HEIGHT // 3, HEIGHT),
             falloff=random.between(40, 110),
-            snow=random.between(4, 30),
+            snow=random.between(4, 20),
         )
 
 
 _GROUNDS: Final = ((150, 138, 112), (112, 116, 108), (96, 82, 66), (128, 142, 136), (84, 92, 104), (158, 148, 140))
+
+
+PLAIN: Final[Colour] = (0, 0, 0)
+TINTS: Final[tuple[Colour, ...]] = (
+    *((3, 0, -2), (3, 2, -1), (3, 3, 2), (3, -1, -1)),
+    *((-2, -2, -2), (-2, 1, 3), (2, -2, 2)),
+)
+"""Directions in which animals, and in some dives stones, depart from the floor: warm, pale, dark, cold."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +154,7 @@ def _through_water(picture: Ints, floor: Floor, seed: int) -> Pixels:
     random = Random(seed, 5)
     flicker = random.between(-8, 8)
     squared = (_X - floor.lamp_x) ** 2 + (_Y - floor.lamp_y) ** 2
-    lit = 256 + flicker - np.minimum(squared * floor.falloff // (WIDTH * HEIGHT // 3), 200)
+    lit = 330 + flicker - np.minimum(squared * floor.falloff // (WIDTH * HEIGHT // 3), 200)
     seen = picture * lit[..., None] // 256
     far = np.minimum(floor.haze + (HEIGHT - _Y) * floor.haze // (2 * HEIGHT), 220)[..., None]
     seen = (seen * (256 - far) + np.array(floor.water) * far) // 256
@@ -220,13 +229,10 @@ SHAPES: Final[dict[str, Callable[[Ints, Ints, int], Mask]]] = {
 """Kind -> which pixels its body covers; coordinates and size in 16ths of a pixel."""
 
 
-def creature_colour(random: Random, floor: Floor, contrast: int) -> Colour:
-    """Near the floor's own colour, apart from it by `contrast` in one direction: partly camouflaged."""
+def creature_colour(random: Random, floor: Floor, tint: Colour, contrast: int) -> Colour:
+    """The floor's own colour moved by `contrast` towards a tint: on a floor of that tint, partly camouflaged."""
     middle = [(dark + light) // 2 for dark, light in zip(floor.dark, floor.light, strict=True)]
-    tint = random.choice(((3, 0, -2), (3, 2, -1), (3, 3, 2), (3, -1, -1)))
-    red, green, blue = (
-        value + contrast * part // 3 + random.between(-6, 6) for value, part in zip(middle, tint, strict=True)
-    )
+    red, green, blue = (v + contrast * part // 3 + random.between(-8, 8) for v, part in zip(middle, tint, strict=True))
     return red, green, blue
 
 
