@@ -19,7 +19,7 @@ from models.catalog import ModelConfig
 from models.predictor import Prediction, Predictor
 from models.training import EpochScores, TrainConfig, TrainingRun
 from tune import runs
-from tune.outputs import RunFolder
+from tune.outputs import RunFolder, working_on
 from tune.searching import concurrent_trials, run_search
 from tune.session import Session, start_ray
 from tune.settings import SearchConfig
@@ -85,6 +85,36 @@ def test_results_are_never_written_over(ray_cluster: None, config: SearchConfig)
     with pytest.raises(UserError, match="holds files already"):
         runs.search(config)
     assert (Path(config.out) / "notes.txt").read_text() == "mine"
+
+
+def test_a_refused_start_uses_up_no_name(ray_cluster: None, config: SearchConfig, photos: Path) -> None:
+    mistyped = replace(config, data=replace(config.data, data=str(photos / "labls.csv")))
+    with pytest.raises(UserError, match=r"labls\.csv"):
+        runs.search(mistyped)
+    assert not Path(config.out).exists()
+
+
+def test_a_split_that_is_empty_is_refused_before_a_trial_runs(config: SearchConfig, photos: Path) -> None:
+    table = pd.read_csv(photos / "labels.csv")
+    table["group"] = table["group"].where(table["group"] < "site-02", "site-00")
+    table.to_csv(photos / "two-groups.csv", index=False)
+    with pytest.raises(UserError, match="no images in the validation split: too few groups"):
+        runs.search(replace(config, data=replace(config.data, data=str(photos / "two-groups.csv"))))
+    assert not Path(config.out).exists()
+
+
+def test_two_commands_never_work_on_one_run(config: SearchConfig) -> None:
+    run = RunFolder(config.out, config.out)
+    with working_on(run), pytest.raises(UserError, match="another command is working on"), working_on(run):
+        pass
+    with working_on(run):
+        pass
+
+
+def test_a_file_is_no_folder_for_results(config: SearchConfig) -> None:
+    Path(config.out).write_text("mine")
+    with pytest.raises(UserError, match="is a file; give --out a folder"):
+        runs.search(config)
 
 
 def test_a_search_of_other_settings_cannot_be_resumed_by_mistake(
@@ -200,7 +230,7 @@ def test_a_job_takes_hyperparameters_to_where_they_belong() -> None:
     changed = job.with_values(drawn)
     assert changed.train.learning_rate == 0.02
     assert (changed.model.dense_units, changed.model.dropout) == (9, 0.4)
-    assert changed.hyperparameters()["epochs"] == TrainConfig().epochs
+    assert changed.hyperparameters()["epochs"] == 10  # filled in
 
 
 @pytest.mark.parametrize(
@@ -218,5 +248,5 @@ def test_as_many_trials_run_as_fit(settings: SearchConfig, session: Session, exp
 
 
 def test_a_trial_that_never_fits_is_refused_instead_of_waiting() -> None:
-    with pytest.raises(UserError, match=r"one trial needs 4 CPUs .* and Ray has 2"):
+    with pytest.raises(UserError, match=r"4 worker\(s\) need 4 CPUs together and Ray has 2"):
         concurrent_trials(SearchConfig(workers_per_trial=4), Session("", 2, 0))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from data.errors import UserError
 from models import checkpoint
 from models.predictor import Predictor
 from models.training import EpochScores, TrainConfig, TrainingRun
-from tests.commands import run
+from tests.commands import Command, run
 from tune import distributed, runs
 from tune.settings import SearchConfig, TrainJobConfig
 from tune.trial import Job
@@ -109,6 +110,28 @@ def test_a_search_whose_trials_have_two_workers(
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     best = table[table["trial"] == report["search"]["best_trial"]].iloc[0]
     assert report["validation"]["accuracy"] == pytest.approx(best["validation_accuracy"])
+
+
+def test_workers_that_take_every_cpu_run_and_ctrl_c_leaves_a_bundle(
+    photos: Path, cache_dir: str, tmp_path: Path
+) -> None:
+    """The driver of such a trial must not hold any part of a CPU, and what it names must still be there."""
+    out = tmp_path / "run"
+    arguments = ["--data", str(photos / "labels.csv"), "--cache-dir", cache_dir, "--out", str(out), "--trials", "2"]
+    more = ["--image-size", "16", "--epochs", "200", "--patience", "0", "--workers-per-trial", "2", "--cpus", "2"]
+    table = out / "trials.csv"
+    with Command("tune/search.py", *arguments, *more) as command:
+        command.wait_until(lambda: table.exists() and "running" in table.read_text(), "first epoch")
+        command.signal(signal.SIGTERM)  # what a scheduler sends; to us it is a Ctrl-C
+        assert command.end() == 0
+    assert "go on with" in command.text
+    assert Predictor.load(str(out / "bundle")).info.classes == ("crab", "sponge")
+
+
+def test_workers_that_never_fit_are_refused(photos: Path, cache_dir: str, tmp_path: Path) -> None:
+    data = ["--data", str(photos / "labels.csv"), "--cache-dir", cache_dir, "--out", str(tmp_path / "run")]
+    printed = run("tune/train.py", *data, "--workers", "2", "--cpus", "1", code=2)
+    assert "need 2 CPUs together and Ray has 1" in printed
 
 
 def test_train_command_keeps_checkpoints_in_a_bucket_and_goes_on_from_them(

@@ -45,5 +45,5 @@ class KeepRecent(ray.tune.Callback):
 
 
 def _delete(checkpoint: Any) -> None:
-    with contextlib.suppress(FileNotFoundError):  # someone cleaned up by hand
+    with contextlib.suppress(OSError):  # cleaned up by hand, or a bucket out of reach: it then stays
         checkpoint.filesystem.delete_dir(checkpoint.path)

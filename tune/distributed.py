@@ -17,6 +17,7 @@ from tune.trial import Job, Report, epoch_report, failure_report
 _START_ATTEMPTS = 3
 # A lost worker (a spot node taken back, a process killed) sends the group back to its last checkpoint this many times.
 _LOST_WORKERS = 3
+_WORKERS = "workers"
 
 
 def train_worker(config: dict[str, Job]) -> str:
@@ -85,11 +86,26 @@ def fit(
             name=name,
             storage_path=storage,
             failure_config=train.FailureConfig(max_failures=_LOST_WORKERS, controller_failure_limit=_START_ATTEMPTS),
-            checkpoint_config=train.CheckpointConfig(num_to_keep=1),
+            # More than one: Tune may name the one before the last when it stops a trial.
+            checkpoint_config=train.CheckpointConfig(num_to_keep=3),
             callbacks=callbacks or [],
         ),
     )
-    return trainer.fit()
+    try:
+        return trainer.fit()
+    except ray.train.ControllerError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(f"Ray Train could not run {workers} worker(s) of {job.threads} CPU(s): {reason}") from error
+
+
+def worker_storage(storage: str, trial_id: str) -> str:
+    """Where the workers of a Tune trial keep their checkpoints."""
+    return os.path.join(storage, _WORKERS, _name(trial_id))
+
+
+def _name(trial_id: str) -> str:
+    """The trial's own id, so that a resumed search continues this very run."""
+    return f"train-{trial_id}"
 
 
 def trial_driver(values: dict[str, Any], job: Job, workers: int, storage: str) -> None:
@@ -98,7 +114,7 @@ def trial_driver(values: dict[str, Any], job: Job, workers: int, storage: str) -
     fit(
         job.with_values(values),
         workers=workers,
-        name=f"train-{trial}",  # the trial's own id, so that a resumed search continues this very run
-        storage=os.path.join(storage, "workers"),
+        name=_name(trial),
+        storage=os.path.join(storage, _WORKERS),
         callbacks=[ray.tune.integration.ray_train.TuneReportCallback()],
     )

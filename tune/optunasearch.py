@@ -7,8 +7,11 @@ from typing import Any
 
 import optuna
 import ray.tune.search.optuna
+import sqlalchemy.exc
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
+
+from data.errors import UserError
 
 
 class StatelessTPE(optuna.samplers.BaseSampler):
@@ -49,8 +52,11 @@ class KillProofSearch(ray.tune.search.optuna.OptunaSearch):
 
     def open_study(self, url: str) -> None:
         """Go on with the study in an SQLAlchemy `url`, which must hold one of this search's name."""
-        storage = optuna.storages.RDBStorage(url)
-        study = optuna.load_study(study_name=self._study_name, storage=storage, sampler=self._sampler)
+        try:
+            storage = optuna.storages.RDBStorage(url)
+            study = optuna.load_study(study_name=self._study_name, storage=storage, sampler=self._sampler)
+        except (sqlalchemy.exc.DatabaseError, optuna.exceptions.StorageInternalError, KeyError) as error:
+            raise UserError(f"{url} holds no readable study ({error}); begin a new search in another --out") from error
         vars(self).update(_storage=storage, _ot_study=study)
 
     def save(self, checkpoint_path: str) -> None:
@@ -93,7 +99,8 @@ class KillProofSearch(ray.tune.search.optuna.OptunaSearch):
         return None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        if not self._ended(trial_id):
+        step = result["training_iteration"]
+        if not self._ended(trial_id) and step not in self._stored(trial_id).intermediate_values:
             super().on_trial_result(trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -102,6 +109,8 @@ class KillProofSearch(ray.tune.search.optuna.OptunaSearch):
 
     def _ended(self, trial_id: str) -> bool:
         """Whether the study has this trial's end already, because the kill came after it and before Ray's next save."""
-        trial = self._ot_trials[trial_id]
-        stored = self._study.get_trials(deepcopy=False)[trial.number]
-        return bool(stored.state.is_finished())
+        return bool(self._stored(trial_id).state.is_finished())
+
+    def _stored(self, trial_id: str) -> FrozenTrial:
+        stored: FrozenTrial = self._study.get_trials(deepcopy=False)[self._ot_trials[trial_id].number]
+        return stored

@@ -1,16 +1,23 @@
 """Where a run leaves what it made: the names of the files, and the way to a bucket."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
 
 from data import store
 from data.errors import UserError
+from tune.settings import SearchConfig, TrainJobConfig, changed_flags, from_dict
+
+_SETTINGS = "settings.json"
+Settings = TypeVar("Settings", SearchConfig, TrainJobConfig)
 
 
 @dataclass(frozen=True)
@@ -49,39 +56,83 @@ class RunFolder:
     def publish(self) -> None:
         """Bring the bucket up to date with the local folder; nothing to do for a local run."""
         if self.remote:
-            store.upload_folder(self.local, self.out)
+            store.upload_folder(self.local, self.out, last=("bundle/bundle.json", "report.json"))
 
 
-def open_run(out: str, *, name: str, resume: bool, cache_dir: str, settings: Any, kind: str) -> RunFolder:
-    """Make the folder of a new run, or find that of the run to go on with.
+def find_run(out: str, *, name: str, resume: bool, cache_dir: str, kind: str) -> RunFolder:
+    """The folder of a new run, not made yet, or that of the run to go on with.
 
     A folder with results in it is never written over: without `resume` it is refused. `name` goes into the folder's
-    name where `out` is empty. `settings` (a dataclass) are kept beside the results, for `resume` to read.
+    name where `out` is empty.
     """
     chosen = out or _new_folder(name)
-    local = _staging(chosen, cache_dir) if store.is_remote(chosen) else chosen
-    run = RunFolder(chosen, local)
-    if resume:
-        if run.remote and not os.path.exists(run.path("settings.json")):
-            # On the machine that was killed the files here are the newest; elsewhere they are what reached the bucket.
-            for entry in store.list_files(run.out, recursive=False):  # Ray reads its own folder by itself
-                store.write(run.path(entry.key), store.read(entry.path))
-        if not os.path.exists(run.path("settings.json")):
-            raise UserError(f"{chosen} holds no {kind} to resume (no settings.json); leave --resume out to begin one")
+    chosen = chosen if store.is_remote(chosen) else os.path.realpath(chosen)  # runs/latest is a link
+    run = RunFolder(chosen, _staging(chosen, cache_dir) if store.is_remote(chosen) else chosen)
+    if not resume:
+        _refuse_occupied(run, kind)
         return run
-    occupied = bool(store.list_files(chosen)) if run.remote else os.path.isdir(local) and bool(os.listdir(local))
+    if run.remote and not os.path.exists(run.path(_SETTINGS)):
+        # On the machine that was killed the files here are the newest; elsewhere they are what reached the bucket.
+        for entry in store.list_files(run.out, recursive=False):  # Ray reads its own folder by itself
+            store.write(run.path(entry.key), store.read(entry.path))
+    if not os.path.exists(run.path(_SETTINGS)):
+        raise UserError(f"{chosen} holds no {kind} to resume (no {_SETTINGS}); leave --resume out to begin one")
+    return run
+
+
+def _refuse_occupied(run: RunFolder, kind: str) -> None:
+    if not run.remote and os.path.exists(run.local) and not os.path.isdir(run.local):
+        raise UserError(f"{run.out} is a file; give --out a folder")
+    occupied = store.list_files(run.out) if run.remote else os.path.isdir(run.local) and os.listdir(run.local)
     if occupied:
         raise UserError(
-            f"{chosen} holds files already and nothing in it is written over; "
+            f"{run.out} holds files already and nothing in it is written over; "
             f"choose another --out, or --resume to go on with the {kind} in it"
         )
-    if run.remote:  # of an earlier run that has been deleted from the bucket
-        shutil.rmtree(local)
-    os.makedirs(local, exist_ok=True)
-    run.write_json("settings.json", {"kind": kind, "out": chosen, "settings": dataclasses.asdict(settings)})
-    if not out:
-        _point_latest(local)
-    return run
+
+
+@contextlib.contextmanager
+def working_on(run: RunFolder) -> Iterator[None]:
+    """Hold the run against other commands on this machine; two searches in one folder would spoil both."""
+    try:
+        os.makedirs(run.local, exist_ok=True)
+        lock = FileLock(run.path(".lock"))
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"another command is working on {run.out}; wait for it, or give another --out") from None
+    except OSError as error:
+        raise UserError(f"{run.out}: cannot be written ({error}); give another --out or free the disk") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def begin(run: RunFolder, settings: Any, kind: str) -> None:
+    """Make a new run: `settings` (a dataclass) are kept beside the results, for `resume` to read."""
+    run.write_json(_SETTINGS, {"kind": kind, "out": run.out, "settings": dataclasses.asdict(settings)})
+
+
+def saved_settings(run: RunFolder, given: Settings, kind: str) -> Settings:
+    """The settings that a run was begun with; `UserError` where `given` says otherwise or they cannot be read."""
+    try:
+        saved = run.read_json(_SETTINGS)
+        begun_as, begun_kind = saved["out"], saved["kind"]
+        settings = from_dict(type(given), saved["settings"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{run.path(_SETTINGS)} is damaged ({error}); begin a new {kind} in another --out") from error
+    if begun_kind != kind:
+        raise UserError(f"{run.out} holds a {begun_kind}, not a {kind}; resume it with the command that began it")
+    if begun_as != run.out:
+        raise UserError(
+            f"{run.out} was begun as {begun_as}, and Ray's state holds that address; move it back there to resume it"
+        )
+    changed = changed_flags(given, settings)
+    if changed:
+        raise UserError(
+            f"a resumed {kind} keeps the settings it was begun with; leave out {', '.join(changed)}, or begin a new one"
+        )
+    return settings
 
 
 def _new_folder(name: str) -> str:
@@ -91,13 +142,13 @@ def _new_folder(name: str) -> str:
 
 def _staging(remote: str, cache_dir: str) -> str:
     """The local folder of a run in a bucket: the same one for the same address."""
-    staging = os.path.join(cache_dir, "runs", hashlib.sha256(remote.encode()).hexdigest()[:16])
-    os.makedirs(staging, exist_ok=True)
-    return staging
+    return os.path.join(cache_dir, "runs", hashlib.sha256(remote.encode()).hexdigest()[:16])
 
 
-def _point_latest(folder: str) -> None:
-    """Let runs/latest name the newest run, so that a next command can be written down before its name is known."""
+def point_latest(folder: str) -> None:
+    """Let runs/latest name the newest finished run: a next command can be written before its name is known."""
+    if os.path.basename(os.path.dirname(folder)) != "runs":
+        return
     link = os.path.join(os.path.dirname(folder), "latest")
     if os.path.lexists(link) and not os.path.islink(link):
         return

@@ -8,6 +8,7 @@ import pandas as pd
 import ray.tune
 import tqdm
 
+from data.errors import UserError
 from tune.outputs import RunFolder
 from tune.trials import SCORE, TuneTrial, best_row, trial_number, trial_table, write_table
 
@@ -65,7 +66,10 @@ class SearchLog(ray.tune.Callback):
         if number in self._told:
             return
         self._told.add(number)
-        self.run.publish()
+        try:
+            self.run.publish()
+        except UserError as error:  # the search goes on, and the next trial tries again
+            tqdm.tqdm.write(f"warning: {error}", file=sys.stderr)
         row = table[table["trial"] == number].iloc[0]
         tqdm.tqdm.write(trial_line(row, self._names), file=sys.stdout)
         sys.stdout.flush()

@@ -1,6 +1,7 @@
 """`report.json` and the last lines of a run: what was found, how sure that is, and what to type next."""
 
 import importlib.metadata
+import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -81,7 +82,7 @@ def make_report(
 def last_lines(report: dict[str, Any], run: RunFolder) -> list[str]:
     """The end of a run on the terminal: the bundle, its scores beside the baseline, and the command that serves it."""
     data = report["data"]
-    lines = [""]
+    lines, bundle = [""], shlex.quote(run.bundle)
     if data["generated"]:
         lines.append("These images were generated, not photographed: give your own with --data.")
     lines += [f"note        {note}" for note in [data["grouping"], *data["notes"]]]
@@ -93,8 +94,8 @@ def last_lines(report: dict[str, Any], run: RunFolder) -> list[str]:
     lines += [f"{split:<12}{_score_line(report[split])}" for split in ("validation", "test")]
     lines += [
         f"bundle      {run.bundle}  (model {report['bundle']['id']})",
-        f"serve it    uv run serve/app.py --bundle {run.bundle}",
-        f"label with  uv run serve/classify.py --bundle {run.bundle} --images FOLDER --out predictions.csv",
+        f"serve it    uv run serve/app.py --bundle {bundle}",
+        f"label with  uv run serve/classify.py --bundle {bundle} --images FOLDER --out predictions.csv",
     ]
     return lines
 

@@ -1,9 +1,12 @@
 """The two commands from end to end: data, Ray, training, bundle, report."""
 
+import contextlib
 import os
+import shlex
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from data import cachefolder, store
 from data.collection import Collection, load_collection
@@ -11,71 +14,101 @@ from data.errors import UserError
 from models.catalog import build
 from tune import distributed
 from tune.bundling import make_bundle
-from tune.outputs import RunFolder, open_run
+from tune.outputs import RunFolder, begin, find_run, point_latest, saved_settings, working_on
 from tune.report import describe_search, last_lines, make_report
 from tune.searching import run_search
 from tune.session import Session, start_ray
-from tune.settings import SearchConfig, TrainJobConfig, changed_flags, from_dict
+from tune.settings import SearchConfig, TrainJobConfig
 from tune.trial import Job
 from tune.trials import best_row, commonest_error
 
+Config = TypeVar("Config", SearchConfig, TrainJobConfig)
+
 
 def search(config: SearchConfig) -> int:
-    """Search, bundle the best trial, score it on the test images. `UserError` when no trial has a score."""
-    config, run, collection = _begin(config.absolute(), "search")
-    names = tuple(d.name for d in config.search_space().dimensions)
-    print(f"search      {config.trial_count} trials of {config.model.model}: {config.search_space().describe()}")
-    session = _start_ray(config.cpus)
-    job = Job(config.model, config.train, collection, threads=config.threads, device=session.device)
-    finished = run_search(config, job, run, session)
-    best = best_row(finished.table)
-    run.publish()
-    if best is None or int(best["trial"]) not in finished.checkpoints:
-        raise UserError(_no_trial(commonest_error(finished.table), run))
-    values = {name: best[name].item() if hasattr(best[name], "item") else best[name] for name in names}
-    with finished.checkpoints[int(best["trial"])].as_directory() as folder:
-        extra = {"search": describe_search(finished.table, best, names, config.search_space().describe())}
-        _conclude(job.with_values(values), folder, run, extra)
-    if finished.interrupted:
-        print(f"go on with  uv run tune/search.py --resume --out {run.out}")
+    """Search, bundle the best trial, score it on the test images. Returns 0; `UserError` when no trial has a score."""
+    with _begun(config.absolute(), "search") as (config, run, collection):
+        space = config.search_space()
+        names = tuple(d.name for d in space.dimensions)
+        print(f"search      {config.trial_count} trials of {config.model.model}: {space.describe()}")
+        session = _start_ray(config.cpus)
+        job = Job(config.model, config.train, collection, threads=config.threads, device=session.device)
+        finished = run_search(config, job, run, session)
+        best = best_row(finished.table[finished.table["trial"].isin(list(finished.checkpoints))])
+        run.publish()
+        if best is None:
+            raise UserError(_no_trial(commonest_error(finished.table), run))
+        values = {name: best[name].item() if hasattr(best[name], "item") else best[name] for name in names}
+        with finished.checkpoints[int(best["trial"])].as_directory() as folder:
+            extra = {"search": describe_search(finished.table, best, names, space.describe())}
+            _conclude(job.with_values(values), folder, run, extra)
+        if finished.interrupted:
+            print(f"go on with  uv run tune/search.py --resume --out {shlex.quote(run.out)}")
     return 0
 
 
 def train(config: TrainJobConfig) -> int:
     """Train one model under Ray Train, bundle it, score it. Exit code 0; `UserError` when it cannot be trained."""
-    config, run, collection = _begin(config.absolute(), "training")
-    session = _start_ray(config.cpus)
-    job = Job(config.model, config.train, collection, threads=config.threads, device=session.device)
-    result = distributed.fit(job, workers=config.workers, name="train", storage=run.ray_storage)
-    if result.return_value:
-        raise UserError(str(result.return_value))
-    assert result.checkpoint is not None
-    with result.checkpoint.as_directory() as folder:
-        extra = {"training": {"workers": config.workers, "hyperparameters": job.hyperparameters()}}
-        _conclude(job, folder, run, extra)
+    with _begun(config.absolute(), "training") as (config, run, collection):
+        session = _start_ray(config.cpus)
+        session.trials_that_fit(config.workers, config.threads)
+        job = Job(config.model, config.train, collection, threads=config.threads, device=session.device)
+        result = distributed.fit(job, workers=config.workers, name="train", storage=run.ray_storage)
+        if result.return_value:
+            raise UserError(str(result.return_value))
+        assert result.checkpoint is not None
+        with result.checkpoint.as_directory() as folder:
+            extra = {"training": {"workers": config.workers, "hyperparameters": job.hyperparameters()}}
+            _conclude(job, folder, run, extra)
     return 0
 
 
-def _begin(config: Any, kind: str) -> tuple[Any, RunFolder, Collection]:
-    """Open the run's folder, read the images once, and leave manifest and problems beside the results."""
-    config = replace(config, data=replace(config.data, cache_dir=cachefolder.resolve(config.data.cache_dir)))
+@contextlib.contextmanager
+def _begun(config: Config, kind: str) -> Iterator[tuple[Config, RunFolder, Collection]]:
+    """Find the run's folder, read the images once, and leave manifest and problems beside the results.
+
+    Nothing is written before the images and the network are known to be good: a refused start uses up no name.
+    """
+    cache_dir = cachefolder.resolve(config.data.cache_dir)
+    config = replace(config, data=replace(config.data, cache_dir=cache_dir))
     name = (os.path.splitext(os.path.basename(config.data.data.rstrip("/")))[0] or "sample") + f"-{config.model.model}"
-    run = open_run(
-        config.out, name=name, resume=config.resume, cache_dir=config.data.cache_dir, settings=config, kind=kind
-    )
-    if config.resume:
-        config = _saved_settings(config, run, kind)
+    run = find_run(config.out, name=name, resume=config.resume, cache_dir=cache_dir, kind=kind)
+    resume = config.resume
+    if resume:
+        saved = saved_settings(run, config, kind)
+        data = replace(saved.data, cache_dir=cache_dir)
+        config = replace(saved, data=data, out=run.out, cpus=config.cpus, resume=True)
     elif not config.data.data:
         print("no --data given: using a generated sample of dives at 64 pixels (images are drawn, not photographed)")
+    collection = _checked_images(config)
+    with working_on(run):
+        if not resume:
+            begin(run, config, kind)
+        _same_images(collection, run, resume)
+        _write_data(collection, run)
+        run.publish()
+        yield config, run, collection
+
+
+def _checked_images(config: SearchConfig | TrainJobConfig) -> Collection:
+    """The images, refused where they or the network could not be used to the end."""
     collection = load_collection(config.data, progress=sys.stderr.isatty())
-    # A network that cannot be built (weights missing, images too small) is refused before anything is started.
+    for split in ("train", "validation", "test"):
+        if len(collection.subset(split).rows) == 0:
+            raise UserError(
+                f"no images in the {split} split: too few groups to fill it, or the given splits leave it empty; "
+                "give more groups, another --split-seed, or --group-by image (which then measures memory too)"
+            )
     build(
         config.model,
         classes=len(collection.classes),
         image_size=collection.resize.size,
-        cache_dir=config.data.cache_dir,
+        cache_dir=collection.config.cache_dir,
     )
-    _same_images(collection, run, config.resume)
+    return collection
+
+
+def _write_data(collection: Collection, run: RunFolder) -> None:
     collection.write_manifest(run.path("manifest.csv"))
     store.write(run.path("problems.csv"), collection.problems.to_csv(index=False).encode())
     counts = collection.table["split"].value_counts()
@@ -84,27 +117,6 @@ def _begin(config: Any, kind: str) -> tuple[Any, RunFolder, Collection]:
         + ", ".join(f"{counts.get(split, 0)} {split}" for split in ("train", "validation", "test"))
         + (f"; {len(collection.problems)} problems, see {run.path('problems.csv')}" if len(collection.problems) else "")
     )
-    run.publish()
-    return config, run, collection
-
-
-def _saved_settings(given: Any, run: RunFolder, kind: str) -> Any:
-    saved = run.read_json("settings.json")
-    if saved["kind"] != kind:
-        raise UserError(f"{run.out} holds a {saved['kind']}, not a {kind}; resume it with the command that began it")
-    if saved["out"] != given.out:
-        raise UserError(
-            f"{given.out} was begun as {saved['out']}, and Ray's state holds that address; "
-            "move it back there to resume it"
-        )
-    settings = from_dict(type(given), saved["settings"])
-    changed = changed_flags(given, settings)
-    if changed:
-        raise UserError(
-            f"a resumed {kind} keeps the settings it was begun with; leave out {', '.join(changed)}, or begin a new one"
-        )
-    data = replace(settings.data, cache_dir=given.data.cache_dir)
-    return replace(settings, data=data, out=given.out, cpus=given.cpus, resume=True)
 
 
 def _same_images(collection: Collection, run: RunFolder, resume: bool) -> None:
@@ -134,6 +146,8 @@ def _conclude(job: Job, folder: str, run: RunFolder, extra: dict[str, Any]) -> N
     report = make_report(run, job.collection, job.model, scored, extra, cache)
     run.write_json("report.json", report)
     run.publish()
+    if not run.remote:
+        point_latest(run.local)
     print("\n".join(last_lines(report, run)))
 
 

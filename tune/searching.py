@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ import ray.tune
 import ray.tune.logger
 
 from data import store
-from data.errors import UserError
 from tune import distributed
 from tune.checkpoints import KeepRecent
 from tune.optunasearch import KillProofSearch, StatelessTPE
@@ -55,24 +55,32 @@ def run_search(config: SearchConfig, job: Job, run: RunFolder, session: Session)
         ):  # killed before its first trial was written down: there is nothing to go on with
             store.delete(run.path("study.db"))
         tuner = _restore(config, job, run) if begun else _tuner(config, job, run, session, names)
+        start = time.monotonic()
         results = tuner.fit()
     trials: list[TuneTrial] = list(results._experiment_analysis.trials)
     table = trial_table(trials, names)
     write_table(run.path("trials.csv"), table)
     short = len(table) < config.trial_count or bool((~table["status"].isin(["finished", "failed"])).any())
-    interrupted = short and not config.minutes  # what the clock ended was meant to end there
+    interrupted = short and not (config.minutes and time.monotonic() - start >= config.minutes * 60)
     if not interrupted:
         close_study(run)
-    checkpoints = {trial_number(t): checkpoint for t in trials if (checkpoint := _checkpoint(t))}
+    checkpoints = {trial_number(t): checkpoint for t in trials if (checkpoint := _checkpoint(t, run))}
     return Finished(table, checkpoints, interrupted)
 
 
-def _checkpoint(trial: TuneTrial) -> Any:
-    """The latest checkpoint of a trial, Tune's own or (several workers) the one that Ray Train left."""
+def _checkpoint(trial: TuneTrial, run: RunFolder) -> Any:
+    """The latest checkpoint of a trial: Tune's own or (several workers) one that Ray Train left; None without one."""
     if trial.checkpoint is not None:
         return trial.checkpoint
-    path = (trial.last_result or {}).get("checkpoint_path")
-    return ray.tune.Checkpoint(path) if path else None
+    reported = (trial.last_result or {}).get("checkpoint_path")
+    if not reported:
+        return None
+    folder = distributed.worker_storage(run.ray_storage, trial.trial_id)
+    whole = {e.key.split("/")[0] for e in store.list_files(folder) if e.key.endswith("/checkpoint.pt")}
+    # Ray Train may have gone on, and deleted it, while Tune was stopping.
+    name = os.path.basename(reported)
+    chosen = name if name in whole else max(whole, default="")
+    return ray.tune.Checkpoint(store.join(folder, chosen)) if chosen else None
 
 
 def _trainable(config: SearchConfig, job: Job, run: RunFolder) -> Any:
@@ -80,8 +88,9 @@ def _trainable(config: SearchConfig, job: Job, run: RunFolder) -> Any:
         driver = ray.tune.with_parameters(
             distributed.trial_driver, job=job, workers=config.workers_per_trial, storage=run.ray_storage
         )
-        # Ray Train reserves the workers itself; a driver that held a CPU would take it from them.
-        return ray.tune.with_resources(driver, {"cpu": 0.001})
+        # Ray Train reserves the workers itself: a driver that held any part of a CPU would keep the last worker out. A
+        # placement group must ask for something, so it asks for a byte.
+        return ray.tune.with_resources(driver, {"cpu": 0, "memory": 1})
     resources: dict[str, float] = {"cpu": job.threads, **({"gpu": 1} if job.device == "cuda" else {})}
     return ray.tune.with_resources(ray.tune.with_parameters(Trial, job=job), resources)
 
@@ -146,18 +155,10 @@ def _study_url(run: RunFolder) -> str:
 
 
 def concurrent_trials(config: SearchConfig, session: Session) -> int:
-    """How many trials run at once: what was asked for, at most what the CPUs (or GPUs) hold.
-
-    Trials whose workers cannot all be placed would wait for each other, so a trial that cannot fit is refused here.
-    """
-    each = config.workers_per_trial * (1 if session.gpus else config.threads)
-    total, unit = (session.gpus, "GPU") if session.gpus else (session.cpus, "CPU")
-    if each > total:
-        raise UserError(
-            f"one trial needs {each} {unit}s ({config.workers_per_trial} workers) and Ray has {total}; "
-            "lower --workers-per-trial or --threads, or raise --cpus"
-        )
-    return min(config.max_concurrent or total // each, total // each)
+    """How many trials run at once: what was asked for, at most what fits. Trials whose workers cannot all be placed
+    would wait for each other."""
+    fitting = session.trials_that_fit(config.workers_per_trial, config.threads)
+    return min(config.max_concurrent or fitting, fitting)
 
 
 def close_study(run: RunFolder) -> None:

@@ -2,10 +2,14 @@
 
 import logging
 import os
+import signal
+import threading
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+
+from data.errors import UserError
 
 _DASHBOARD = "127.0.0.1"
 
@@ -22,6 +26,20 @@ class Session:
     def device(self) -> str:
         return "cuda" if self.gpus else "cpu"
 
+    def trials_that_fit(self, workers: int, threads: int) -> int:
+        """How many times `workers` processes of `threads` CPUs (or of one GPU each) fit at once.
+
+        `UserError` where they fit not once: Ray would wait for them in silence.
+        """
+        each = workers * (1 if self.gpus else threads)
+        total, unit = (self.gpus, "GPU") if self.gpus else (self.cpus, "CPU")
+        if each > total:
+            raise UserError(
+                f"{workers} worker(s) need {each} {unit}s together and Ray has {total}; "
+                "ask for fewer workers or --threads, or raise --cpus"
+            )
+        return total // each
+
 
 def start_ray(*, cpus: int = 0) -> Session:
     """Join the cluster that `RAY_ADDRESS` names (as under `ray job submit`), else start a local Ray with a dashboard.
@@ -35,6 +53,9 @@ def start_ray(*, cpus: int = 0) -> Session:
         options |= {"address": "local", "include_dashboard": True, "dashboard_host": _DASHBOARD}
         options |= {"num_cpus": cpus} if cpus else {}
     context = ray.init(**options)
+    if threading.current_thread() is threading.main_thread():
+        # Schedulers and services end a process with SIGTERM, and Ray's own handler would abort it: it is a Ctrl-C.
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     resources = ray.cluster_resources()
     return Session(
         dashboard=context.dashboard_url or "",

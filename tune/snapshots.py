@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 import time
 import zipfile
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import ray.tune
 
 from data import store
+from data.errors import UserError
 from tune.outputs import RunFolder
 from tune.trials import TuneTrial
 
@@ -50,7 +52,11 @@ class KeepState(ray.tune.Callback):
         with zipfile.ZipFile(blob, "w") as archive:
             for name in names:
                 archive.write(os.path.join(staging, name), name)
-        store.write(_path(self.run), blob.getvalue())
+        try:
+            store.write(_path(self.run), blob.getvalue())
+        except UserError as error:  # the search goes on with an older copy; the next one is tried in a second
+            print(f"warning: {error}", file=sys.stderr)
+            return
         self._copied, self._changed = time.monotonic(), changed
 
 

@@ -112,10 +112,11 @@ class Choice:
 
 Dimension = Float | Int | Choice
 
+_LEAST_DECAY = 1e-6
 _EXTRAS: dict[str, Dimension] = {
     "optimizer": Choice("optimizer", ("adam", "adamw", "sgd")),
     "dropout": Float("dropout", 0.0, 0.6),
-    "weight_decay": Float("weight_decay", 1e-6, 1e-1, "log"),
+    "weight_decay": Float("weight_decay", _LEAST_DECAY, 1e-1, "log"),
     "augment": Choice("augment", ("off", "light", "strong")),
 }
 
@@ -172,4 +173,7 @@ def make_space(name: SpaceName, defaults: Values, *, backbone: bool, also: tuple
             Int("dense_units", 64, 1024, log=True) if backbone else Int("dense_units", 8, 128, log=True),
         )
     chosen += tuple(_EXTRAS[extra] for extra in dict.fromkeys(also))
-    return Space(chosen, {d.name: defaults[d.name] for d in chosen})
+    first = {d.name: defaults[d.name] for d in chosen}
+    if first.get("weight_decay") == 0:  # a log scale has no zero; this little is as good as none
+        first["weight_decay"] = _LEAST_DECAY
+    return Space(chosen, first)

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -81,10 +80,6 @@ def _status(trial: TuneTrial, error: str) -> str:
 def write_table(path: str, table: pd.DataFrame) -> None:
     """Write the CSV in one step, so that a reader or a kill never meets half of it."""
     store.write(path, table.to_csv(index=False).encode())
-
-
-def read_table(path: str) -> pd.DataFrame:
-    return pd.read_csv(Path(path), keep_default_na=True, dtype={"error": "string", "status": "string"})
 
 
 def best_row(table: pd.DataFrame) -> pd.Series | None:
