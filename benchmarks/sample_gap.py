@@ -4,11 +4,13 @@
 
 For each sample seed the small network is trained on dives and tested on other dives (`new`), and trained and tested on
 images of the same dives (`known`); each number is the mean over split seeds. `majority` is the accuracy of always
-naming the label that is commoner in the test rows of `new`, averaged in the same way.
+naming the label that is commoner in the test rows of `new`, averaged in the same way. The last
+line is all of it as JSON.
 """
 
 import argparse
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from statistics import mean
 
 import numpy as np
@@ -86,6 +88,8 @@ def main() -> None:
         print(f"{seed:4} {gap.new:.3f}  {gap.known:.3f}     {gap.majority:.3f}", flush=True)
     whole = Gap(mean(gap.new for gap in gaps), mean(gap.known for gap in gaps), mean(gap.majority for gap in gaps))
     print(f"mean {whole.new:.3f}  {whole.known:.3f}     {whole.majority:.3f}")
+    seeds = {str(seed): asdict(gap) for seed, gap in zip(arguments.seeds, gaps, strict=True)}
+    print(json.dumps({"mean": asdict(whole), **seeds}))
 
 
 if __name__ == "__main__":
