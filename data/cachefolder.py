@@ -1,6 +1,7 @@
 """The cache folder: packs, features, copies of S3 objects, samples. Bounded, and safe to delete."""
 
 import contextlib
+import errno
 import os
 import shutil
 import time
@@ -11,7 +12,10 @@ from typing import Final
 
 import platformdirs
 
-KINDS: Final = ("packs", "features", "s3", "sample", "index")
+from data.errors import UserError
+
+KINDS: Final = ("packs", "features", "weights", "s3", "sample", "index")
+"""What may be deleted and made or fetched again. Folders of runs under way lie here too, and are not among these."""
 LIMIT_BYTES: Final = 50 * 2**30
 """How large the cache may grow: about five packs of 40,000 images at 224 pixels, with room for features and copies."""
 IN_USE_SECONDS: Final = 24 * 3600
@@ -29,6 +33,29 @@ class _Item:
 def resolve(cache_dir: str) -> str:
     """The folder to use: the one given, made absolute, or the user's cache folder."""
     return os.path.abspath(os.path.expanduser(cache_dir)) if cache_dir else platformdirs.user_cache_dir("eagleray")
+
+
+@contextlib.contextmanager
+def usable(cache_dir: str) -> Iterator[None]:
+    """Say that it is the cache folder which cannot be used, where something in it cannot be made."""
+    try:
+        yield
+    except OSError as error:
+        unusable = (
+            errno.EACCES,
+            errno.EPERM,
+            errno.EROFS,
+            errno.EEXIST,
+            errno.ENOTDIR,
+            errno.ENAMETOOLONG,
+            errno.ELOOP,
+        )
+        if error.errno not in unusable:
+            raise
+        what = f"{error.strerror}: {error.filename or cache_dir}"
+        raise UserError(
+            f"{cache_dir}: no cache can be kept there ({what}); give a writable folder to --cache-dir"
+        ) from (error)
 
 
 def usage(cache_dir: str) -> dict[str, int]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from data import cachefolder, groups, manifest, pack, problems, sample, sources, split, store
+from data import cachefolder, groups, manifest, pack, packfolder, problems, sample, sources, split, store
 from data.errors import UserError
 from data.images import Failure, Pixels, Resize, ResizeMode
 
@@ -107,7 +107,7 @@ class Collection:
 
     def images(self) -> Pixels:
         """All images (N, H, W, 3) uint8, read-only: one mapping per process, its pages shared by all processes."""
-        return pack.open_pack(self.pack_path)
+        return packfolder.open_pack(self.pack_path)
 
     def subset(self, split: str) -> Subset:
         """The rows of "train", "validation" or "test", in the order of their keys."""
@@ -144,7 +144,8 @@ def load_collection(config: DataConfig, *, progress: bool = False) -> Collection
     config = config.absolute()
     generated = not config.data
     config = replace(config, image_size=config.image_size or (SAMPLE_SIZE if generated else IMAGE_SIZE))
-    data = config.data or sample.ensure(config.cache_dir, config.sample_seed)
+    with cachefolder.usable(config.cache_dir):
+        data = config.data or sample.ensure(config.cache_dir, config.sample_seed)
     source = sources.read(data, config.images)
     listed = sorted(source.rows, key=lambda row: (row.key, row.entry.path))  # whatever order the CSV has
     packed = pack.build(

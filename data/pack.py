@@ -8,29 +8,24 @@ leaves nothing behind.
 
 import contextlib
 import errno
-import functools
 import hashlib
-import json
 import os
 import shutil
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 from filelock import FileLock
 from tqdm import tqdm
 
-from data import cachefolder, store
+from data import cachefolder, packfolder, store
 from data.errors import UserError
 from data.images import DECODER, Failure, Pixels, Resize, decode_resized
 from data.journal import Journal
 from data.parallel import ordered_map
 
-_PIXELS: Final = "pixels.u8"
-_META: Final = "pack.json"
 _DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SPARE_BYTES: Final = 64 * 2**20
 
@@ -53,8 +48,14 @@ def build(entries: Sequence[store.Entry], how: Resize, *, cache_dir: str, scope:
     `scope` names the collection (its root): files of one scope share an index. Raises UserError where the disk is full
     or a whole bucket cannot be read; a file that cannot be read or decoded is a Failure in `outcomes`.
     """
-    listing = _digest([how, DECODER, *((entry.path, entry.version) for entry in entries)])
-    index = Journal(os.path.join(cache_dir, "index", f"{_digest([DECODER, scope])}.jsonl"))
+    cache_dir = cachefolder.resolve(cache_dir)
+    with cachefolder.usable(cache_dir):
+        return _build(entries, how, cache_dir, scope, progress)
+
+
+def _build(entries: Sequence[store.Entry], how: Resize, cache_dir: str, scope: str, progress: bool) -> Packed:
+    listing = packfolder.digest([how, DECODER, *((entry.path, entry.version) for entry in entries)])
+    index = Journal(os.path.join(cache_dir, "index", f"{packfolder.digest([DECODER, scope])}.jsonl"))
     if (found := _complete(entries, how, cache_dir, _known(index, entries))) is not None:
         return found
     os.makedirs(os.path.join(cache_dir, "packs"), exist_ok=True)
@@ -70,31 +71,7 @@ def build(entries: Sequence[store.Entry], how: Resize, *, cache_dir: str, scope:
             if error.errno not in _DISK_FULL:
                 raise
             shutil.rmtree(folder, ignore_errors=True)
-            raise _disk_full(cache_dir, len(entries) * _stride(how)) from error
-
-
-@functools.lru_cache(maxsize=8)
-def open_pack(folder: str) -> Pixels:
-    """The pixels (N, H, W, 3) uint8, read-only, mapped: processes share the pages, and one process maps them once."""
-    try:
-        meta = json.loads(Path(folder, _META).read_bytes())
-        size = int(meta["resize"]["size"])
-        pixels: Pixels = np.memmap(
-            os.path.join(folder, _PIXELS), np.uint8, "r", shape=(len(meta["rows"]), size, size, 3)
-        )
-    except FileNotFoundError as error:
-        raise UserError(f"{folder}: the packed images are gone from the cache; run the command again") from error
-    cachefolder.touch(folder)
-    return pixels
-
-
-def _rows(folder: str) -> dict[str, int]:
-    """sha256 -> row of a complete pack; empty where there is none."""
-    try:
-        meta = json.loads(Path(folder, _META).read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return {sha: row for row, sha in enumerate(meta["rows"])}
+            raise _disk_full(cache_dir, len(entries) * packfolder.stride(how)) from error
 
 
 class _Build:
@@ -112,13 +89,13 @@ class _Build:
 
     def run(self, known: dict[store.Entry, Outcome], progress: bool) -> Packed:
         os.makedirs(self.folder, exist_ok=True)
-        handle = os.open(os.path.join(self.folder, _PIXELS), os.O_RDWR | os.O_CREAT, 0o666)
+        handle = os.open(os.path.join(self.folder, packfolder.PIXELS), os.O_RDWR | os.O_CREAT, 0o666)
         try:
             journal = Journal(os.path.join(self.folder, "done.jsonl"))
             self._resume(handle, journal)
             with journal:
                 outcomes = self._fill(handle, journal, known, progress)
-            os.ftruncate(handle, len(self.slots) * _stride(self.how))
+            os.ftruncate(handle, len(self.slots) * packfolder.stride(self.how))
             os.fsync(handle)
         finally:
             os.close(handle)
@@ -126,21 +103,25 @@ class _Build:
 
     def _resume(self, handle: int, journal: Journal) -> None:
         """Take over the slots that an earlier, killed build filled, as far as their pixels are what it wrote."""
-        stride = _stride(self.how)
+        stride = packfolder.stride(self.how)
         for record in journal.records():
-            if record["slot"] != len(self.slots):
+            slot, sha = len(self.slots), record.get("sha256")
+            pixels = os.pread(handle, stride, slot * stride)
+            whole = len(pixels) == stride and zlib.crc32(pixels) == record.get("crc")
+            if record.get("slot") != slot or not isinstance(sha, str) or not whole:
                 break
-            pixels = os.pread(handle, stride, record["slot"] * stride)
-            if len(pixels) != stride or zlib.crc32(pixels) != record["crc"]:
-                break
-            self.slots[record["sha256"]] = record["slot"]
+            self.slots[sha] = slot
 
     def _fill(self, handle: int, journal: Journal, known: dict[store.Entry, Outcome], progress: bool) -> list[Outcome]:
-        settled = {e for e, outcome in known.items() if isinstance(outcome, Failure) or outcome in self.slots}
+        settled = {
+            entry
+            for entry, outcome in known.items()
+            if (outcome in self.slots if isinstance(outcome, str) else not _unreadable(outcome))
+        }
         todo = [entry for entry in self.entries if entry not in settled]
         self._check_space(len(todo))
         outcomes = dict(known)
-        older = _older_packs(self.cache_dir, self.how)
+        older = packfolder.older(self.cache_dir, self.how)
 
         def prepare(entry: store.Entry) -> tuple[store.Entry, Outcome, Pixels | None]:
             sha = known.get(entry)
@@ -179,7 +160,7 @@ class _Build:
         self.slots[sha] = slot
 
     def _check_space(self, images: int) -> None:
-        needed = images * _stride(self.how) + _SPARE_BYTES
+        needed = images * packfolder.stride(self.how) + _SPARE_BYTES
         if shutil.disk_usage(self.folder).free < needed:
             raise OSError(errno.ENOSPC, "not enough free space")
 
@@ -188,67 +169,57 @@ class _Build:
             shutil.rmtree(self.folder)
             return Packed("", tuple(outcomes), {})
         used = {outcome for outcome in outcomes if isinstance(outcome, str)}
-        meta = {"resize": asdict(self.how), "decoder": DECODER, "rows": list(self.slots)}
-        store.write(os.path.join(self.folder, _META), json.dumps(meta).encode())
+        packfolder.write_meta(self.folder, list(self.slots), self.how)
         os.unlink(os.path.join(self.folder, "done.jsonl"))
-        target = _folder(self.cache_dir, used, self.how)
-        try:
-            os.rename(self.folder, target)
-        except OSError:  # the same images under another address were packed meanwhile
-            shutil.rmtree(self.folder)
-        return Packed(target, tuple(outcomes), _rows(target))
+        target = packfolder.place(self.cache_dir, used, self.how)
+        packfolder.settle(self.folder, target, used)
+        return Packed(target, tuple(outcomes), packfolder.rows(target))
 
 
 def _known(index: Journal, entries: Sequence[store.Entry]) -> dict[store.Entry, Outcome]:
-    """What the index says about these files, each in this very version."""
-    said: dict[tuple[str, str], Outcome] = {}
+    """What the index says about these files, each in this very version. What it does not say in full is passed over."""
+    said: dict[tuple[object, object], Outcome] = {}
     for record in index.records():
-        failure = Failure(record["code"], record["message"]) if "code" in record else None
-        said[record["path"], record["version"]] = failure or record["sha256"]
+        key = (record.get("path"), record.get("version"))
+        match record:
+            case {"code": str(code), "message": str(message)}:
+                said[key] = Failure(code, message)
+            case {"sha256": str(sha)}:
+                said[key] = sha
     return {entry: said[key] for entry in entries if entry.version and (key := (entry.path, entry.version)) in said}
 
 
 def _remember(index: Journal, entry: store.Entry, outcome: Outcome) -> None:
-    if isinstance(outcome, str):
-        index.append({"path": entry.path, "version": entry.version, "sha256": outcome})
-    elif outcome.code != "unreadable":  # a permission or a network may be mended without a change of the file
-        index.append({"path": entry.path, "version": entry.version, **asdict(outcome)})
+    if entry.version:
+        said = {"sha256": outcome} if isinstance(outcome, str) else asdict(outcome)
+        index.append({"path": entry.path, "version": entry.version, **said})
 
 
 def _complete(
     entries: Sequence[store.Entry], how: Resize, cache_dir: str, known: dict[store.Entry, Outcome]
 ) -> Packed | None:
-    if any(entry not in known for entry in entries):
+    """The pack that is there already, or None. Files that could not be read are asked for again: that may be mended."""
+    again = [entry for entry in dict.fromkeys(entries) if not entry.version or _unreadable(known.get(entry))]
+    if any(entry not in known and entry.version for entry in entries):
         return None
-    outcomes = tuple(known[entry] for entry in entries)
+    said = known | dict(ordered_map(lambda entry: (entry, _look(entry, how)), again, workers=16))
+    outcomes = tuple(said[entry] for entry in entries)
     used = {outcome for outcome in outcomes if isinstance(outcome, str)}
-    folder = _folder(cache_dir, used, how) if used else ""
-    rows = _rows(folder) if used else {}
+    folder = packfolder.place(cache_dir, used, how) if used else ""
+    rows = packfolder.rows(folder) if used else {}
     return Packed(folder, outcomes, rows) if used <= rows.keys() else None
 
 
-def _older_packs(cache_dir: str, how: Resize) -> dict[str, tuple[Pixels, int]]:
-    """sha256 -> (pixels, row) over the packs made in the same way: a few new images do not decode all others again."""
-    found: dict[str, tuple[Pixels, int]] = {}
-    for path in Path(cache_dir, "packs").glob(f"*/{_META}"):
-        with contextlib.suppress(FileNotFoundError, UserError, ValueError):  # evicted while we look
-            meta = json.loads(path.read_bytes())
-            if meta["resize"] == asdict(how) and meta["decoder"] == DECODER:
-                pixels = open_pack(str(path.parent))
-                found.update((sha, (pixels, row)) for row, sha in enumerate(meta["rows"]))
-    return found
+def _look(entry: store.Entry, how: Resize) -> Outcome:
+    blob = store.try_read(entry)
+    if isinstance(blob, Failure):
+        return blob
+    pixels = decode_resized(blob, how)
+    return pixels if isinstance(pixels, Failure) else hashlib.sha256(blob).hexdigest()
 
 
-def _folder(cache_dir: str, shas: set[str], how: Resize) -> str:
-    return os.path.join(cache_dir, "packs", _digest([how, DECODER, *sorted(shas)]))
-
-
-def _digest(parts: Sequence[object]) -> str:
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
-
-
-def _stride(how: Resize) -> int:
-    return how.size * how.size * 3
+def _unreadable(outcome: Outcome | None) -> bool:
+    return isinstance(outcome, Failure) and outcome.code == "unreadable"
 
 
 def _disk_full(cache_dir: str, needed: int) -> UserError:

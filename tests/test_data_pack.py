@@ -4,18 +4,20 @@ import errno
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import namedtuple
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from data import images, pack, store
+from data import images, pack, packfolder, store
 from data.errors import UserError
 from data.images import Failure, Resize, decode, resize
 from data.journal import Journal
@@ -59,7 +61,7 @@ def packs(cache: Path) -> list[str]:
 
 def test_every_row_is_its_image(root: Path, tmp_path: Path) -> None:
     got = build(root, tmp_path)
-    pixels = pack.open_pack(got.folder)
+    pixels = packfolder.open_pack(got.folder)
     assert pixels.shape == (20, 16, 16, 3)
     assert not pixels.flags.writeable
     for entry, outcome in zip(store.list_files(str(root)), got.outcomes, strict=True):
@@ -91,7 +93,7 @@ def test_a_changed_file_changes_the_pack_and_is_read_alone(root: Path, tmp_path:
     again = build(root, tmp_path / "fresh")
     assert os.path.basename(again.folder) == os.path.basename(second.folder)
     assert all(
-        np.array_equal(pack.open_pack(second.folder)[row], pack.open_pack(again.folder)[again.rows[sha]])
+        np.array_equal(packfolder.open_pack(second.folder)[row], packfolder.open_pack(again.folder)[again.rows[sha]])
         for sha, row in second.rows.items()
     )
 
@@ -106,7 +108,7 @@ def test_the_key_is_the_content_not_the_place(root: Path, tmp_path: Path, place:
     disk, bucket = build(root, tmp_path / "one"), build(place, tmp_path / "two")
     assert os.path.basename(disk.folder) == os.path.basename(bucket.folder)
     assert disk.outcomes == bucket.outcomes
-    assert np.array_equal(pack.open_pack(disk.folder), pack.open_pack(bucket.folder))
+    assert np.array_equal(packfolder.open_pack(disk.folder), packfolder.open_pack(bucket.folder))
     shared = build(place, tmp_path / "one")
     assert shared.folder == disk.folder
     assert packs(tmp_path / "one") == [os.path.basename(disk.folder)]
@@ -187,7 +189,7 @@ def test_a_killed_build_goes_on_where_it_was(root: Path, tmp_path: Path, monkeyp
     assert packs(cache) == [os.path.basename(resumed.folder)]
     clean = build(root, tmp_path / "clean")
     assert resumed.rows == clean.rows
-    assert np.array_equal(pack.open_pack(resumed.folder), pack.open_pack(clean.folder))
+    assert np.array_equal(packfolder.open_pack(resumed.folder), packfolder.open_pack(clean.folder))
 
 
 def test_slots_whose_pixels_were_lost_are_made_again(root: Path, tmp_path: Path) -> None:
@@ -205,7 +207,7 @@ def test_slots_whose_pixels_were_lost_are_made_again(root: Path, tmp_path: Path)
         pixels.seek(3 * 16 * 16 * 3)
         pixels.write(bytes(16 * 16 * 3))
     resumed, clean = build(root, cache), build(root, tmp_path / "clean")
-    assert np.array_equal(pack.open_pack(resumed.folder), pack.open_pack(clean.folder))
+    assert np.array_equal(packfolder.open_pack(resumed.folder), packfolder.open_pack(clean.folder))
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -273,14 +275,106 @@ def test_builders_at_once_make_one_pack(root: Path, tmp_path: Path) -> None:
     assert len(packs(tmp_path)) == 1
 
 
-def test_a_lost_pack_is_made_again_and_said_when_it_is_missed(root: Path, tmp_path: Path) -> None:
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "no pixels": lambda folder: (folder / "pixels.u8").unlink(),
+    "few pixels": lambda folder: os.truncate(folder / "pixels.u8", 5000),
+    "many pixels": lambda folder: os.truncate(folder / "pixels.u8", 10**6),
+    "no meta": lambda folder: (folder / "pack.json").unlink(),
+    "half a meta": lambda folder: os.truncate(folder / "pack.json", 40),
+    "another meta": lambda folder: (folder / "pack.json").write_text("{}"),
+    "nothing": shutil.rmtree,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_pack_is_made_again_and_said_when_it_is_missed(root: Path, tmp_path: Path, damage: str) -> None:
     got = build(root, tmp_path)
-    os.unlink(os.path.join(got.folder, "pack.json"))
+    pixels = np.array(packfolder.open_pack(got.folder))
+    DAMAGE[damage](Path(got.folder))
+    packfolder.open_pack.cache_clear()
     with pytest.raises(UserError, match="run the command again"):
-        pack.open_pack(got.folder)
-    os.unlink(os.path.join(got.folder, "pixels.u8"))
-    os.rmdir(got.folder)
-    assert build(root, tmp_path).rows == got.rows
+        packfolder.open_pack(got.folder)
+    assert build(root, tmp_path) == got
+    assert packs(tmp_path) == [os.path.basename(got.folder)]
+    assert np.array_equal(packfolder.open_pack(got.folder), pixels)
+
+
+def test_records_that_nobody_understands_are_passed_over(root: Path, tmp_path: Path, reads: list[str]) -> None:
+    got = build(root, tmp_path)
+    (index,) = (tmp_path / "index").iterdir()
+    entry = store.list_files(str(root))[3]
+    for record in ({}, {"path": entry.path, "version": entry.version}, {"path": ["x"], "code": 3}):
+        with open(index, "a") as lines:
+            lines.write(json.dumps(record) + "\n")
+    reads.clear()
+    assert build(root, tmp_path) == got
+    assert reads == []
+    half = tmp_path / "packs" / f".building-{packfolder.digest(['x'])}"
+    builder = pack._Build(str(half), [], HOW, str(tmp_path), Journal(str(index)))
+    half.mkdir()
+    with Journal(str(half / "done.jsonl")) as journal:
+        journal.append({"slot": 0})
+    with open(half / "done.jsonl") as handle:
+        builder._resume(handle.fileno(), Journal(str(half / "done.jsonl")))
+    assert builder.slots == {}
+
+
+@pytest.fixture
+def builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The folders of builds, as they begin."""
+    seen: list[str] = []
+    run = pack._Build.run
+
+    def watched(self: pack._Build, known: dict[store.Entry, pack.Outcome], progress: bool) -> pack.Packed:
+        seen.append(self.folder)
+        return run(self, known, progress)
+
+    monkeypatch.setattr(pack._Build, "run", watched)
+    return seen
+
+
+def test_what_stays_missing_does_not_build_again(
+    root: Path, tmp_path: Path, reads: list[str], builds: list[str]
+) -> None:
+    (root / "99.png").symlink_to(tmp_path / "later.png")
+    first = build(root, tmp_path)
+    reads.clear()
+    assert build(root, tmp_path) == first
+    assert len(builds) == 1
+    assert reads == ["99.png"]  # asked for again, and nothing else
+    store.write(str(tmp_path / "later.png"), encoded(np.full((20, 30, 3), 9, np.uint8)))
+    assert len(build(root, tmp_path).rows) == 21
+    assert len(builds) == 2
+
+
+def test_what_stays_forbidden_does_not_build_again(
+    root: Path, tmp_path: Path, reads: list[str], builds: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, forbidden = store.try_read, Failure("unreadable", "no permission")
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "try_read", lambda e, **o: forbidden if e.key == "07.png" else read(e, **o))
+        first = build(root, tmp_path)
+        assert first.outcomes[7] == forbidden
+        reads.clear()
+        assert build(root, tmp_path) == first
+        assert len(builds) == 1
+    assert isinstance(build(root, tmp_path).outcomes[7], str)
+    assert len(builds) == 2
+
+
+def test_looking_for_older_pixels_is_no_use_of_their_pack(root: Path, tmp_path: Path) -> None:
+    old = build(root, tmp_path).folder
+    os.utime(old, (1e9, 1e9))
+    store.write(str(root / "05.png"), encoded(np.full((20, 30, 3), 77, np.uint8)))
+    build(root, tmp_path)
+    assert os.stat(old).st_mtime == 1e9
+
+
+@pytest.mark.parametrize("inner", ["", "packs"])
+def test_a_cache_that_is_a_file_says_so(root: Path, tmp_path: Path, inner: str) -> None:
+    store.write(str(tmp_path / "cache" / inner if inner else tmp_path / "cache"), b"")
+    with pytest.raises(UserError, match=r"cache: no cache can be kept there.*--cache-dir"):
+        build(root, tmp_path / "cache")
 
 
 def test_a_journal_survives_torn_lines(tmp_path: Path) -> None:
