@@ -13,9 +13,11 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from torch import Tensor
 
-from data import store
+from data import cachefolder, store
 from data.errors import UserError
+from models.bundlecheck import check_fields
 from models.catalog import Classifier, ModelConfig, build
 from models.fingerprint import code_fingerprint
 from models.preprocess import Preprocess
@@ -86,7 +88,8 @@ def write_bundle(
     """Write the whole model (a frozen base too) to a folder or `s3://` address, replacing a bundle that is there.
 
     A half-written bundle is never seen: locally the folder is renamed into place; on S3, bundle.json goes last and
-    names the checksum of the weights. UserError if `folder` holds something else. `fingerprints`: data and split.
+    names the checksum of the weights. UserError if `folder` holds something else; ValueError for what `read_info` would
+    refuse. `fingerprints`: data and split.
     """
     if len(classes) != model.classes:
         raise ValueError(f"classes must be the model's {model.classes}, got {len(classes)}")
@@ -113,6 +116,7 @@ def write_bundle(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     info = replace(info, id=bundle_id(info))
+    check_fields(info.as_dict())
     if store.is_remote(folder):
         store.write(store.join(folder, WEIGHTS_FILE), blob)
         store.write(store.join(folder, INFO_FILE), _encode(info))
@@ -159,18 +163,19 @@ def update_metrics(folder: str, metrics: Mapping[str, Any]) -> BundleInfo:
 
 
 def read_info(folder: str) -> BundleInfo:
-    """bundle.json alone, checked in itself. UserError says what to do."""
+    """bundle.json alone, checked in itself: types, ranges, id. UserError says what to do."""
     path = store.join(folder, INFO_FILE)
     if not store.exists(path):
         raise UserError(f"{folder}: no bundle there ({INFO_FILE} is missing); give the bundle folder of a finished run")
     try:
         values = json.loads(store.read(path))
-        version = int(values["format_version"])
-    except (ValueError, KeyError, TypeError) as error:
+        version = values["format_version"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not readable as a bundle's description ({error}); write the bundle again") from error
-    if version > FORMAT_VERSION:
+    if isinstance(version, int) and version > FORMAT_VERSION:  # a later format's fields are not ours to check
         raise UserError(f"{path}: format {version}, this eagleray reads up to {FORMAT_VERSION}; update eagleray")
     try:
+        check_fields(values)
         names = [field.name for field in fields(BundleInfo)]
         info = BundleInfo(**{name: values[name] for name in names})
         info = replace(info, classes=tuple(info.classes), preprocess=Preprocess.from_dict(values["preprocess"]))
@@ -188,36 +193,51 @@ def read_info(folder: str) -> BundleInfo:
 def read_bundle(folder: str, *, cache_dir: str = "") -> tuple[BundleInfo, Classifier]:
     """The description and the network, eval mode, on the CPU, from a folder or `s3://` address.
 
-    Verifies format version, checksum of the weights, and the number of classes against the head; UserError says which
-    failed and what to do.
+    `cache_dir` keeps a copy of weights from S3; empty is the user's cache folder. Verifies the description, checksum
+    and types of the weights, and the number of classes against the head; UserError says which failed and what to do.
     """
     info = read_info(folder)
     path = store.join(folder, WEIGHTS_FILE)
     if not store.exists(path):
         raise UserError(f"{path}: missing; copy the whole bundle folder")
-    blob = store.read(path, cache_dir=cache_dir or None)
+    blob = store.read(path, cache_dir=cachefolder.resolve(cache_dir))
     found = hashlib.sha256(blob).hexdigest()
     if found != info.fingerprints["weights"]:
         raise UserError(
             f"{path}: damaged or being replaced (sha256 {found[:12]}…, {INFO_FILE} says "
             f"{info.fingerprints['weights'][:12]}…); copy the bundle again"
         )
-    tensors = safetensors.torch.load(blob)
+    tensors = _tensors(blob, path)
     outputs = max((name for name in tensors if name.startswith("head.") and name.endswith(".bias")), default="")
-    if not outputs or len(tensors[outputs]) != len(info.classes):
-        head = len(tensors[outputs]) if outputs else "no"
+    if not outputs or tensors[outputs].numel() != len(info.classes):
+        head = tensors[outputs].numel() if outputs else "no"
         raise UserError(
             f"{folder}: {len(info.classes)} classes in {INFO_FILE}, but the head has {head} outputs; "
             "write the bundle again"
         )
-    with torch.device("meta"):  # the structure only: the tensors come from the file
-        model = build(
-            info.model_config, classes=len(info.classes), image_size=info.preprocess.resize.size, load_weights=False
-        )
     try:
+        with torch.device("meta"):  # the structure only: the tensors come from the file
+            model = build(
+                info.model_config, classes=len(info.classes), image_size=info.preprocess.resize.size, load_weights=False
+            )
+        _check_types(model, tensors)
         model.load_state_dict(tensors, assign=True)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, OverflowError) as error:  # the latter two: sizes that are beyond any tensor
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: does not fit {info.architecture} ({reason}); write the bundle again") from error
     model = model.to(memory_format=torch.channels_last)
     return info, model.requires_grad_(False).eval()
+
+
+def _tensors(blob: bytes, path: str) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load(blob)
+    except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:  # KeyError: a type torch lacks
+        raise UserError(f"{path}: not a safetensors file of weights ({error}); write the bundle again") from error
+
+
+def _check_types(model: Classifier, tensors: Mapping[str, Tensor]) -> None:
+    """TypeError unless each tensor has the network's type (float32, whole numbers for counts): assigning keeps any."""
+    for name, wanted in model.state_dict().items():
+        if name in tensors and tensors[name].dtype != wanted.dtype:
+            raise TypeError(f"{name} must be {wanted.dtype}, got {tensors[name].dtype}")

@@ -1,5 +1,6 @@
 """Pixels to the network's input: the same few operations in training, in the feature pass and in the predictor."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -24,8 +25,9 @@ class Preprocess:
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def __post_init__(self) -> None:
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ValueError(f"mean and std need 3 numbers each and std > 0, got {self.mean} and {self.std}")
+        finite = all(math.isfinite(value) for value in (*self.mean, *self.std))
+        if len(self.mean) != 3 or len(self.std) != 3 or not finite or min(self.std) <= 0:
+            raise ValueError(f"mean and std need 3 finite numbers each and std > 0, got {self.mean} and {self.std}")
 
     @classmethod
     def for_model(cls, model: str, resize: Resize) -> "Preprocess":
