@@ -31,7 +31,7 @@ def serve_until_stopped(config: ServeConfig) -> int:
     UserError for a bundle that does not load and for a port that is taken, both before Ray is started.
     """
     config = config.resolved()
-    info, _ = read_bundle(config.endpoint.bundle)
+    info, _ = read_bundle(config.endpoint.bundle, cache_dir=config.endpoint.cache_dir)
     _refuse_taken_port(config.host, config.port)
     stop = _Stop()
     try:

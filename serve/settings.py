@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from data import store
+from data import cachefolder, store
 from data.errors import UserError
 
 Config = TypeVar("Config")
@@ -120,10 +120,12 @@ class ServeConfig:
             )
 
     def resolved(self) -> "ServeConfig":
-        """Make the bundle's path absolute and the number of threads explicit, once."""
+        """Make the paths absolute and the number of threads explicit, once."""
         endpoint = dataclasses.replace(
             self.endpoint,
             bundle=store.absolute(self.endpoint.bundle),
+            # Left empty it is the user's folder where the replica runs, which need not be this machine.
+            cache_dir=cachefolder.resolve(self.endpoint.cache_dir) if self.endpoint.cache_dir else "",
             threads=self.endpoint.threads or max(1, math.floor(self.cpus_per_replica)),
         )
         return dataclasses.replace(self, endpoint=endpoint)

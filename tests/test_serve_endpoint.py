@@ -211,3 +211,7 @@ def test_paths_and_threads_are_resolved_once(tmp_path: Path, monkeypatch: pytest
     resolved = ServeConfig(EndpointConfig("runs/b"), cpus_per_replica=3.5).resolved()
     assert resolved.endpoint.bundle == str(tmp_path / "runs" / "b")
     assert resolved.endpoint.threads == 3
+    assert resolved.endpoint.cache_dir == ""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    resolved = ServeConfig(EndpointConfig("b", cache_dir="~/copies")).resolved()
+    assert resolved.endpoint.cache_dir == str(tmp_path / "home" / "copies")
