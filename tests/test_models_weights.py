@@ -93,22 +93,33 @@ class _Wicked:
         return os.mkdir, ("wicked",)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a file of weights", pickle.dumps(_Wicked()), pickle.dumps([1, 2])])
+@pytest.mark.parametrize("name", ["r.pth", "r.safetensors"])
+@pytest.mark.parametrize(
+    "content", [b"", b"not a file of weights", b"hello", b"PK\x03\x04", pickle.dumps(_Wicked()), pickle.dumps(range(2))]
+)
 def test_what_is_no_file_of_tensors_runs_nothing(
-    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    content: bytes, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "r.pth").write_bytes(content)
-    with pytest.raises(UserError, match=r"r.pth: .*give --weights FILE"):
-        load(tmp_path / "r.pth")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name}: not a file of weights .*give a torch state dict") as caught:
+        load(tmp_path / name)
+    assert "weights_only" not in str(caught.value)  # torch's advice to run whatever the file holds
     assert not (tmp_path / "wicked").exists()
+
+
+def test_a_file_of_something_else_is_no_state_dict(tmp_path: Path) -> None:
+    torch.save([1, 2], tmp_path / "r.pth")
+    with pytest.raises(UserError, match=r"r.pth: holds no state dict .*give --weights FILE"):
+        load(tmp_path / "r.pth")
 
 
 def test_a_wicked_checkpoint_in_torchs_own_format_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"conv1.weight": _Wicked()}, tmp_path / "r.pth")
-    with pytest.raises(UserError, match=r"not a plain file of tensors"):
+    with pytest.raises(UserError, match=r"not a file of weights") as caught:
         load(tmp_path / "r.pth")
+    assert "weights_only" not in str(caught.value)
     assert not (tmp_path / "wicked").exists()
 
 
