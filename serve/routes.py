@@ -16,8 +16,10 @@ Submit = Callable[[Job], Awaitable[Answer]]
 
 _ABOUT = """Send an image, get its label.
 
-Every error has the form `{"error": {"code", "message"}}`. Under overload the proxy in front answers 429 with
-`Retry-After`, and 408 when a request takes too long; those two may come as plain text.
+Every error of the endpoint has the form `{"error": {"code", "message"}}`. The proxy in front, which is Ray's, answers
+some requests itself, in plain text: look at the status before you parse the body. Under overload it answers 429 with
+`Retry-After`; 408 when a request takes too long; 500 when the replica that worked on the request died; 503 when no
+replica can take it. These are worth another try after a pause.
 """
 
 _PREDICT = """Send one image as the raw body, or one or more files as `multipart/form-data` (any field name).
@@ -25,6 +27,13 @@ _PREDICT = """Send one image as the raw body, or one or more files as `multipart
 A request that is well-formed is answered 200 with one entry for each image, in order, *also when images fail*: an image
 that cannot be read has an `error` in its place and harms no other. This holds for a single image too, so look at the
 entry and not at the status alone.
+"""
+
+_HEALTHZ = """200 once the model is loaded and has predicted a first image.
+
+While no replica is up (one starts, or its bundle can no longer be read) the proxy in front keeps the request until one
+is, or answers 408 after the time that it gives a request. So give a probe a timeout of a few seconds, and take no
+answer in that time for *not ready*. Whether the proxy itself is up says `/-/healthz`.
 """
 
 _IMAGE: dict[str, Any] = {"type": "string", "format": "binary", "description": "One encoded image."}
@@ -82,7 +91,7 @@ def build_api(endpoint: Endpoint, submit: Submit) -> FastAPI:
     @api.get(
         "/healthz",
         summary="Is it ready?",
-        description="200 once the model is loaded and has predicted a first image.",
+        description=_HEALTHZ,
         response_model=None,
         responses={200: {"model": HealthAnswer}, **_errors({503: "No model is ready yet."})},
     )

@@ -266,6 +266,10 @@ def test_the_openapi_document_describes_both_bodies_and_every_answer(client: Cli
         for field, described in schemas[name]["properties"].items():
             assert "description" in described or "$ref" in str(described), f"{name}.{field} is not explained"
     assert client.get("/docs").status_code == 200
+    for status in ("408", "429", "500", "503"):  # of Ray's proxy, in plain text
+        assert status in document["info"]["description"]
+    assert "plain text" in document["info"]["description"]
+    assert "timeout" in document["paths"]["/healthz"]["get"]["description"]
     # What is described is what is answered.
     model = client.get("/model").json()
     assert set(model) == set(schemas["ModelAnswer"]["properties"])
