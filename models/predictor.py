@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from data.errors import UserError
 from data.images import Failure, check_pixels, decode_resized, resize
 from models.bundle import BundleInfo, read_bundle
 from models.catalog import Classifier
@@ -38,8 +39,10 @@ class Predictor:
 
     @classmethod
     def load(cls, bundle: str, *, device: str = "cpu", threads: int | None = None, cache_dir: str = "") -> "Predictor":
-        """Read a bundle from a folder or `s3://` address; UserError if it is broken. `threads`: torch's, for the whole
-        process; None leaves them."""
+        """Read a bundle from a folder or `s3://` address; UserError if it is broken or there is no such device.
+        `threads`: torch's, for the whole process; None leaves them."""
+        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+            raise UserError(f"device {device}: torch finds no GPU on this machine; use --device cpu")
         if threads is not None:
             torch.set_num_threads(threads)
         info, model = read_bundle(bundle, cache_dir=cache_dir)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from data.errors import UserError
 from data.images import Failure, Resize, encode_png, resize
 from models.bundle import write_bundle
 from models.catalog import ModelConfig
@@ -143,3 +144,9 @@ def test_without_a_threshold_nobody_is_called_confident(tmp_path: Path) -> None:
     (answer,) = Predictor.load(str(tmp_path / "b")).predict_arrays([data.images[0]])
     assert isinstance(answer, Prediction)
     assert answer.confident is None
+
+
+def test_a_device_that_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="device cuda: torch finds no GPU on this machine; use --device cpu"):
+        Predictor.load(str(tmp_path / "b"), device="cuda")
