@@ -135,8 +135,10 @@ class _Build:
                 return entry, sha, None
             if sha in older:
                 return entry, sha, older[sha][0][older[sha][1]]
-            pixels = decode_resized(blob, self.how)
-            return (entry, pixels, None) if isinstance(pixels, Failure) else (entry, sha, pixels)
+            blob, pixels = self._decode(entry, blob)
+            if isinstance(pixels, Failure):
+                return entry, pixels, None
+            return entry, hashlib.sha256(blob).hexdigest(), pixels
 
         bar = tqdm(total=len(todo), desc="reading images", unit="image", disable=not progress, leave=False)
         with bar, contextlib.closing(ordered_map(prepare, todo, self.workers)) as prepared:
@@ -148,6 +150,15 @@ class _Build:
                     _remember(self.index, entry, outcome)
                 bar.update()
         return [outcomes[entry] for entry in self.entries]
+
+    def _decode(self, entry: store.Entry, blob: bytes) -> tuple[bytes, Pixels | Failure]:
+        """The bytes and their pixels. What fails is fetched once more: the copy may be at fault, not the object."""
+        pixels = decode_resized(blob, self.how)
+        if isinstance(pixels, Failure) and self.copies and store.drop_copy(entry, cache_dir=self.copies):
+            again = store.try_read(entry, cache_dir=self.copies)
+            if not isinstance(again, Failure) and again != blob:
+                return again, decode_resized(again, self.how)
+        return blob, pixels
 
     def _put(self, handle: int, journal: Journal, sha: str, pixels: Pixels) -> None:
         slot = len(self.slots)

@@ -7,13 +7,11 @@ import contextlib
 import functools
 import hashlib
 import os
-import posixpath
 import re
 import shutil
 import threading
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,32 +19,16 @@ import boto3
 import botocore.exceptions as aws
 from botocore.config import Config
 
+from data import cachefolder, localfiles
 from data.errors import UserError
 from data.images import Failure
+from data.localfiles import Entry as Entry
+from data.localfiles import NotAllowedError as NotAllowedError
+from data.localfiles import NotReadableError as NotReadableError
+from data.localfiles import NotThereError as NotThereError
 from data.parallel import ordered_map
 
 _S3: Final = "s3://"
-
-
-class NotThereError(UserError):
-    """The file, folder, object or bucket does not exist."""
-
-
-class NotAllowedError(UserError):
-    """The file or object exists, or may exist, but may not be read or written."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One file: `path` opens it, `key` is its posix path below the listed base, `version` changes with it.
-
-    `version` is the ETag in S3 and "size-mtime_ns" on disk; "" where the file could not be looked at.
-    """
-
-    path: str
-    key: str
-    size: int
-    version: str
 
 
 def is_remote(path: str) -> bool:
@@ -88,14 +70,14 @@ def list_files(base: str, *, recursive: bool = True) -> list[Entry]:
             what = "is a file, not a folder" if os.path.exists(base) else "no such folder"
             raise NotThereError(f"{base}: {what}; give the folder that holds the images")
         with explained(base):
-            found = list(_list_local(base, recursive))
+            found = list(localfiles.walk(base, recursive))
     return sorted(found, key=lambda entry: entry.key)
 
 
 def find(path: str, key: str = "") -> Entry | None:
     """The entry of one file, or None where there is no such file."""
     if not is_remote(path):
-        return _local_entry(path, key) if os.path.isfile(path) else None
+        return localfiles.entry(path, key) if os.path.isfile(path) else None
     bucket, name = _split(path)
     try:
         with explained(path):
@@ -126,7 +108,7 @@ def read(path: str | Entry, *, cache_dir: str | None = None) -> bytes:
     entry = path if isinstance(path, Entry) else Entry(path, "", 0, "")
     with explained(entry.path):
         if not is_remote(entry.path):
-            return Path(entry.path).read_bytes()
+            return localfiles.read(entry.path)
         return _get(entry.path) if cache_dir is None else _get_cached(entry, cache_dir)
 
 
@@ -134,7 +116,7 @@ def try_read(path: str | Entry, *, cache_dir: str | None = None) -> bytes | Fail
     """Like `read`, but what is wrong with this one file is a Failure. What is wrong with all files still raises."""
     try:
         return read(path, cache_dir=cache_dir)
-    except (NotThereError, NotAllowedError) as error:
+    except (NotThereError, NotAllowedError, NotReadableError) as error:
         return Failure("unreadable", str(error))
 
 
@@ -156,7 +138,7 @@ def write(path: str, blob: bytes) -> None:
             bucket, key = _split(path)
             _client().put_object(Bucket=bucket, Key=key, Body=blob)
         else:
-            _write_local(path, lambda temporary: Path(temporary).write_bytes(blob))
+            localfiles.write_bytes(path, blob)
 
 
 def delete(path: str) -> None:
@@ -179,7 +161,7 @@ def upload_folder(local: str, remote: str, *, last: Sequence[str] = ()) -> None:
                 bucket, key = _split(target)
                 _client().upload_file(entry.path, bucket, key)
             else:
-                _write_local(target, functools.partial(shutil.copyfile, entry.path))
+                localfiles.write(target, functools.partial(shutil.copyfile, entry.path))
 
 
 def download_folder(remote: str, local: str) -> None:
@@ -192,9 +174,9 @@ def download_folder(remote: str, local: str) -> None:
         with explained(entry.path):
             if is_remote(entry.path):
                 bucket, key = _split(entry.path)
-                _write_local(target, functools.partial(_client().download_file, bucket, key))
+                localfiles.write(target, functools.partial(_client().download_file, bucket, key))
             else:
-                _write_local(target, functools.partial(shutil.copyfile, entry.path))
+                localfiles.write(target, functools.partial(shutil.copyfile, entry.path))
 
 
 def _split(path: str) -> tuple[str, str]:
@@ -215,45 +197,6 @@ def _list_remote(base: str, recursive: bool) -> Iterator[Entry]:
                 yield Entry(f"{_S3}{bucket}/{item['Key']}", key, int(item["Size"]), item["ETag"].strip('"'))
 
 
-def _list_local(base: str, recursive: bool) -> Iterator[Entry]:
-    seen = set()  # folders by their real path: a link may lead back up
-    for folder, folders, names in os.walk(base, onerror=_raise, followlinks=True):
-        real = os.path.realpath(folder)
-        folders[:] = [] if real in seen or not recursive else sorted(n for n in folders if not n.startswith("."))
-        if real in seen:
-            continue
-        seen.add(real)
-        for name in names:
-            if not name.startswith("."):
-                path = os.path.join(folder, name)
-                yield _local_entry(path, posixpath.join(*os.path.relpath(path, base).split(os.sep)))
-
-
-def _raise(error: OSError) -> None:
-    raise error  # os.walk would pass over a folder that may not be read, and its images would be silently missing
-
-
-def _local_entry(path: str, key: str) -> Entry:
-    try:
-        status = os.stat(path)
-    except OSError:  # a link to nowhere: listed, so that reading it says so
-        return Entry(path, key, 0, "")
-    return Entry(path, key, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
-
-
-def _write_local(path: str, fill: Callable[[str], object]) -> None:
-    folder = os.path.dirname(path) or "."
-    os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f".writing-{uuid.uuid4().hex}")
-    try:
-        fill(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
 def _get(path: str) -> bytes:
     bucket, key = _split(path)
     blob: bytes = _client().get_object(Bucket=bucket, Key=key)["Body"].read()
@@ -261,19 +204,36 @@ def _get(path: str) -> bytes:
 
 
 def _get_cached(entry: Entry, cache_dir: str) -> bytes:
-    name = hashlib.sha256(entry.path.encode()).hexdigest()[:40]
     if not entry.version:
         bucket, key = _split(entry.path)
         head = _client().head_object(Bucket=bucket, Key=key)
-        entry = replace(entry, version=head["ETag"].strip('"'))
-    copy = Path(cache_dir, "s3", name[:2], f"{name}-{re.sub('[^A-Za-z0-9-]', '', entry.version)}")
+        entry = replace(entry, size=int(head["ContentLength"]), version=head["ETag"].strip('"'))
+    copy = _copy(entry, cache_dir)
     with contextlib.suppress(OSError):
         blob = copy.read_bytes()
-        os.utime(copy)  # used now: evicted later
-        return blob
+        if len(blob) == entry.size:
+            os.utime(copy)  # used now: evicted later
+            return blob
     blob = _get(entry.path)
-    write(str(copy), blob)
+    with contextlib.suppress(UserError):  # a full or read-only cache: slower, and no error
+        localfiles.write_bytes(str(copy), blob)
     return blob
+
+
+def drop_copy(entry: Entry, *, cache_dir: str) -> bool:
+    """Forget the local copy of an S3 object, so that it is fetched again; whether there was one."""
+    if not is_remote(entry.path):
+        return False
+    with contextlib.suppress(OSError):
+        _copy(entry, cache_dir).unlink()
+        return True
+    return False
+
+
+def _copy(entry: Entry, cache_dir: str) -> Path:
+    name = hashlib.sha256(entry.path.encode()).hexdigest()[:40]
+    version = re.sub("[^A-Za-z0-9-]", "", entry.version)
+    return Path(cachefolder.resolve(cache_dir), "s3", name[:2], f"{name}-{version}")
 
 
 _lock = threading.Lock()
@@ -301,10 +261,7 @@ _BY_CODE: Final[dict[str, tuple[type[UserError], str]]] = {
     "InvalidBucketName": (UserError, "not a bucket name; write s3://bucket/prefix"),
     "NoSuchKey": (NotThereError, "no such object in this bucket; look at the address"),
     "404": (NotThereError, "no such object or bucket; look at the address"),
-    "AccessDenied": (
-        NotAllowedError,
-        _PERMISSION,
-    ),
+    "AccessDenied": (NotAllowedError, _PERMISSION),
     "403": (NotAllowedError, _PERMISSION),
     "InvalidAccessKeyId": (UserError, f"AWS does not know this access key; {_CREDENTIALS}"),
     "SignatureDoesNotMatch": (UserError, f"the secret key does not fit the access key; {_CREDENTIALS}"),
@@ -317,24 +274,19 @@ _BY_CODE: Final[dict[str, tuple[type[UserError], str]]] = {
 @contextlib.contextmanager
 def explained(path: str) -> Iterator[None]:
     """Turn what boto3 and the file system raise about `path` into a UserError that says what to do."""
-    try:
-        yield
-    except (aws.NoCredentialsError, aws.PartialCredentialsError) as error:
-        raise UserError(f"{path}: no AWS credentials found; {_CREDENTIALS}") from error
-    except aws.ProfileNotFound as error:
-        raise UserError(f"{path}: {error}; set AWS_PROFILE to a profile in ~/.aws/config") from error
-    except (aws.ConnectionError, aws.HTTPClientError) as error:
-        where = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
-        raise UserError(f"{path}: cannot reach {where}; look at the network and at AWS_ENDPOINT_URL") from error
-    except aws.ClientError as error:
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        kind, advice = _BY_CODE.get(code, (UserError, f"S3 answered {code}: {error}; try again"))
-        raise kind(f"{path}: {advice}") from error
-    except aws.BotoCoreError as error:
-        raise UserError(f"{path}: {error}; look at the address and at the AWS settings") from error
-    except FileNotFoundError as error:
-        raise NotThereError(f"{path}: no such file; look at the path") from error
-    except PermissionError as error:
-        raise NotAllowedError(f"{path}: no permission; look at its owner and mode") from error
-    except (IsADirectoryError, NotADirectoryError) as error:
-        raise NotThereError(f"{path}: not a file; look at the path") from error
+    with localfiles.explained(path):
+        try:
+            yield
+        except (aws.NoCredentialsError, aws.PartialCredentialsError) as error:
+            raise UserError(f"{path}: no AWS credentials found; {_CREDENTIALS}") from error
+        except aws.ProfileNotFound as error:
+            raise UserError(f"{path}: {error}; set AWS_PROFILE to a profile in ~/.aws/config") from error
+        except (aws.ConnectionError, aws.HTTPClientError) as error:
+            where = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
+            raise UserError(f"{path}: cannot reach {where}; look at the network and at AWS_ENDPOINT_URL") from error
+        except aws.ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", ""))
+            kind, advice = _BY_CODE.get(code, (UserError, f"S3 answered {code}: {error}; try again"))
+            raise kind(f"{path}: {advice}") from error
+        except aws.BotoCoreError as error:
+            raise UserError(f"{path}: {error}; look at the address and at the AWS settings") from error

@@ -377,6 +377,15 @@ def test_a_cache_that_is_a_file_says_so(root: Path, tmp_path: Path, inner: str) 
         build(root, tmp_path / "cache")
 
 
+def test_a_damaged_copy_of_an_object_is_not_held_against_it(root: Path, tmp_path: Path, place: str) -> None:
+    store.upload_folder(str(root), place)
+    entries = store.list_files(place)
+    store.read(entries[4], cache_dir=str(tmp_path))
+    (copy,) = (tmp_path / "s3").glob("*/*")
+    copy.write_bytes(bytes(entries[4].size))  # as long as it should be
+    assert isinstance(build(place, tmp_path).outcomes[4], str)
+
+
 def test_a_journal_survives_torn_lines(tmp_path: Path) -> None:
     path = str(tmp_path / "sub" / "j.jsonl")
     assert list(Journal(path).records()) == []

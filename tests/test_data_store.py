@@ -1,5 +1,6 @@
 """One set of functions over disk and bucket: the same answers, whole files or none, and errors that say what to do."""
 
+import errno
 import os
 import threading
 import uuid
@@ -9,7 +10,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from data import cachefolder, store
+from data import cachefolder, localfiles, store
 from data.errors import UserError
 from data.images import Failure
 from data.parallel import ordered_map
@@ -87,13 +88,13 @@ def test_the_folder_that_says_all_is_there_goes_last(tmp_path: Path, monkeypatch
     for key in ("bundle.json", "a", "z"):
         store.write(str(tmp_path / "here" / key), b"")
     order: list[str] = []
-    write = store._write_local
+    write = localfiles.write
 
     def watched(path: str, fill: Callable[[str], object]) -> None:
         order.append(os.path.basename(path))
         write(path, fill)
 
-    monkeypatch.setattr(store, "_write_local", watched)
+    monkeypatch.setattr(localfiles, "write", watched)
     store.upload_folder(str(tmp_path / "here"), str(tmp_path / "there"), last=("bundle.json",))
     assert order == ["a", "z", "bundle.json"]
 
@@ -106,7 +107,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> No
         raise OSError("no more")
 
     with pytest.raises(OSError, match="no more"):
-        store._write_local(str(tmp_path / "f"), fail)
+        localfiles.write(str(tmp_path / "f"), fail)
     assert (tmp_path / "f").read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["f"]
 
@@ -294,3 +295,91 @@ def test_a_full_cache_loses_what_was_used_least_recently(tmp_path: Path) -> None
 def test_an_entry_is_read_like_its_path(tmp_path: Path) -> None:
     store.write(str(tmp_path / "f"), b"x")
     assert store.read(Entry(str(tmp_path / "f"), "f", 1, "v"), cache_dir=str(tmp_path / "cache")) == b"x"
+
+
+def looping(folder: Path) -> str:
+    (folder / "loop").symlink_to("loop")
+    return str(folder / "loop")
+
+
+def pipe(folder: Path) -> str:
+    os.mkfifo(folder / "x.png")
+    return str(folder / "x.png")
+
+
+ODD: list[Callable[[Path], str]] = [
+    looping,
+    pipe,
+    lambda folder: str(folder / ("n" * 300)),
+    lambda folder: str(folder / "a\0b.png"),
+    lambda folder: str(folder / "\ud800.png"),
+    str,  # a folder
+    lambda _: "/dev/zero",
+]
+
+
+@pytest.mark.parametrize("make", ODD, ids="loop pipe long nul surrogate folder device".split())  # noqa: SIM905
+def test_one_odd_file_is_a_failure_and_not_the_end(tmp_path: Path, make: Callable[[Path], str]) -> None:
+    path = make(tmp_path)
+    store.write(str(tmp_path / "good"), b"good")
+    (_, odd), (_, good) = store.read_many([path, str(tmp_path / "good")])
+    assert isinstance(odd, Failure)
+    assert odd.code == "unreadable"
+    assert "; " in odd.message  # what, and what to do
+    assert good == b"good"
+    with pytest.raises(UserError):
+        store.read(path)
+
+
+def test_what_is_wrong_with_the_machine_is_no_failure_of_one_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: str) -> bytes:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(localfiles, "read", full)
+    with pytest.raises(UserError, match="no space"):
+        store.try_read("/x")
+
+
+def test_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write(str(tmp_path / "file"), b"")
+    for path in ("file/x", "file/deep/x"):
+        with pytest.raises(UserError, match=rf"{path}: cannot be written: a file lies where.*another place"):
+            store.write(str(tmp_path / path), b"")
+    with pytest.raises(UserError, match="it is a folder"):
+        store.write(str(tmp_path), b"")
+    with pytest.raises(UserError, match="cannot be written"):
+        store.write("/proc/none/x", b"")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(UserError, match=r"cannot be written \(Read-only"):
+        store.write(str(tmp_path / "f"), b"")
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_copy_that_was_cut_off_is_fetched_again(place: str, tmp_path: Path) -> None:
+    store.write(f"{place}/x", b"whole")
+    (entry,) = store.list_files(place)
+    for asked in (entry, entry.path):
+        assert store.read(asked, cache_dir=str(tmp_path)) == b"whole"
+        (copy,) = (tmp_path / "s3").glob("*/*")
+        os.truncate(copy, 2)
+        assert store.read(asked, cache_dir=str(tmp_path)) == b"whole"
+        assert copy.read_bytes() == b"whole"
+
+
+def test_a_cache_that_takes_no_copies_is_no_error(place: str, tmp_path: Path) -> None:
+    store.write(f"{place}/x", b"whole")
+    store.write(str(tmp_path / "cache"), b"a file")
+    assert store.read(f"{place}/x", cache_dir=str(tmp_path / "cache")) == b"whole"
+
+
+def test_the_cache_may_lie_in_the_home_folder(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    store.write(f"{place}/x", b"whole")
+    store.read(f"{place}/x", cache_dir="~/hx")
+    assert os.listdir(tmp_path) == ["home"]
+    assert list((tmp_path / "home" / "hx" / "s3").glob("*/*"))
