@@ -162,3 +162,20 @@ def test_replicas_that_this_machine_can_never_hold_are_refused(config: ServeConf
     with pytest.raises(UserError, match=complaint):
         refuse_impossible(config, {"CPU": 2.0, "memory": 1e9})
     refuse_impossible(config, {"CPU": 4.0, "GPU": 1.0})
+
+
+def test_the_first_read_of_a_bundle_keeps_its_copy_where_the_settings_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from serve import local
+
+    asked = []
+
+    def read(bundle: str, *, cache_dir: str = "") -> None:
+        asked.append(cache_dir)
+        raise UserError("stop here, before Ray")
+
+    monkeypatch.setattr(local, "read_bundle", read)
+    with pytest.raises(UserError, match="stop here"):
+        local.serve_until_stopped(ServeConfig(EndpointConfig("s3://b/m", cache_dir=str(tmp_path))))
+    assert asked == [str(tmp_path)]
