@@ -10,7 +10,8 @@ import io
 import posixpath
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,7 +23,9 @@ from data.store import Entry
 
 _PATH: Final = ("path", "filename", "file")
 _LABEL: Final = ("label", "class")
+_OBJECT: Final = re.compile(r"s3://[A-Za-z0-9._-]{1,255}/.+")
 _TARGET: Final = ("index", "path", "label")
+_UNCLOSED: Final = "a quote is opened in this line and not closed in it; close or delete it"
 OURS: Final = ("path", "label", "group", "split", "key")
 """The columns of a manifest that this project wrote: its `key` is taken over, so that it splits as it did before."""
 
@@ -40,7 +43,9 @@ def read(path: str, images: str) -> Source:
     for line in lines:
         name, label = line.fields["path"], line.fields["label"]
         key = _key(name, images)
-        if not name:
+        if store.is_remote(name) and not _OBJECT.fullmatch(name):
+            problems.append(Problem(name, "bad_path", "no bucket and key in the address; left out", line.number))
+        elif not name:
             problems.append(Problem(path, "no_path", "the row names no image; left out", line.number))
         elif not label:
             problems.append(Problem(name, "no_label", "left out", line.number))
@@ -60,13 +65,16 @@ def read(path: str, images: str) -> Source:
         problems += problem
         key = line.fields["key"] if columns == OURS else nfc(_relative(entry.key))
         rows.append(Row(entry, key, label, split, line.fields, line.number))
-    return Source(tuple(rows), (*problems, *unnamed), columns, images)
+    return Source(tuple(rows), (*problems, *unnamed), columns, images, _unknown_splits(rows))
 
 
 def _text(path: str) -> str:
     blob = store.read(path)
     if blob.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return blob.decode("utf-16")
+        try:
+            return blob.decode("utf-16")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: cut off or damaged ({error}); save it again as CSV in UTF-8") from error
     try:
         return blob.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -78,30 +86,46 @@ def _parse(path: str, text: str) -> tuple[tuple[str, ...], list[_Line], list[Pro
     if not first:
         raise UserError(f"{path}: the file is empty; it needs a header path,label and a row per image")
     delimiter = max(",;\t", key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     columns: tuple[str, ...] = ()
     lines: list[_Line] = []
     problems: list[Problem] = []
-    try:
-        for fields in reader:
-            cells = [cell.strip() for cell in fields]
-            if not any(cells):
+    for number, cells in _records(path, text, delimiter, problems):
+        if not columns:
+            columns = _columns(path, cells)
+            if columns != _TARGET:
                 continue
-            if not columns:
-                columns = _columns(path, cells)
-                if columns != _TARGET:
-                    continue
-            if len(cells) < len(columns):
-                cells += [""] * (len(columns) - len(cells))
-            elif len(cells) > len(columns):
-                detail = f"{len(cells)} fields, the header has {len(columns)}; the surplus is passed over"
-                problems.append(Problem(cells[0], "short_row", detail, reader.line_num))
-            lines.append(_Line(reader.line_num, dict(zip(columns, cells, strict=False))))
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: {error}; save it again as CSV in UTF-8") from error
+        if len(cells) > len(columns):
+            detail = f"{len(cells)} fields, the header has {len(columns)}; the surplus is passed over"
+            problems.append(Problem(cells[0], "short_row", detail, number))
+        fields = dict.fromkeys(columns, "") | dict(zip(columns, cells, strict=False))
+        if not any("\n" in fields.get(name, "") for name in OURS):
+            lines.append(_Line(number, fields))
+        elif any("\n" in cell and delimiter in cell for cell in cells):  # rows that have become part of a field
+            raise UserError(f"{path}, line {number}: {_UNCLOSED}")
+        else:
+            problems.append(Problem(" ".join(cells[0].split()), "bad_row", "a field of two lines; left out", number))
     if not lines:
         raise UserError(f"{path}: a header and no rows; write a row per image")
     return columns, lines, problems
+
+
+def _records(path: str, text: str, delimiter: str, problems: list[Problem]) -> Iterator[tuple[int, list[str]]]:
+    """(the line that it begins in, its fields) for each row that is not empty; adds the rows that are malformed."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    while True:
+        number = reader.line_num + 1
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if reader.line_num > number or "unexpected end" in str(error):
+                raise UserError(f"{path}, line {number}: {_UNCLOSED}") from error
+            problems.append(Problem("", "bad_row", f"{error}; left out", number))
+            continue
+        cells = [cell.strip().replace("\r\n", "\n").replace("\r", "\n") for cell in fields]
+        if any(cells):
+            yield number, cells
 
 
 def _columns(path: str, cells: list[str]) -> tuple[str, ...]:
@@ -110,6 +134,8 @@ def _columns(path: str, cells: list[str]) -> tuple[str, ...]:
     for wanted, aliases in (("path", _PATH), ("label", _LABEL)):
         if found := [alias for alias in aliases if alias in names]:
             names[names.index(found[0])] = wanted
+    if twice := sorted(name for name in OURS if names.count(name) > 1):
+        raise UserError(f"{path}: two columns are called {twice[0]}; delete or rename one in its first line")
     if "path" in names and "label" in names:
         return tuple(names)
     if len(cells) == 3 and re.fullmatch(r"-?\d+", cells[0]) and looks_like_image(cells[1]):
@@ -127,7 +153,15 @@ def _key(name: str, images: str) -> str | None:
     if store.is_remote(name) or (posixpath.isabs(name) and not store.is_remote(images)):
         return name.removeprefix(root)
     key = posixpath.normpath(name)
-    return None if key.startswith(("../", "/")) or key in ("..", ".") else key
+    for form in (key, _slashes(name)):
+        if form.startswith(("../", "/")) or form in ("..", "."):
+            return None
+    return key
+
+
+def _slashes(name: str) -> str:
+    """A relative path with Windows' backslashes as slashes."""
+    return posixpath.normpath(name.replace("\\", "/"))
 
 
 def _relative(key: str) -> str:
@@ -163,7 +197,7 @@ def _find(images: str, keys: list[str]) -> tuple[dict[str, Entry], list[Problem]
     Only folders that rows name are listed: a CSV in a home folder must not make us walk the home. A name is found in
     either Unicode form, and with Windows' backslashes.
     """
-    inside = {key: nfc(key.replace("\\", "/")) for key in keys if not store.is_remote(key) and not posixpath.isabs(key)}
+    inside = {key: nfc(_slashes(key)) for key in keys if not store.is_remote(key) and not posixpath.isabs(key)}
     listed = _listed(images, {posixpath.dirname(key) for key in (*inside, *inside.values())})
     exact = {entry.key: entry for entry in listed}
     alike = {nfc(entry.key): entry for entry in listed}
@@ -206,3 +240,12 @@ def _split(line: _Line, path: str) -> tuple[str, list[Problem]]:
     if not said or said.lower() in SPLIT_NAMES:
         return SPLIT_NAMES.get(said.lower(), ""), []
     return "", [Problem(path, "unknown_split", f"split {said!r}; read as empty", line.number)]
+
+
+def _unknown_splits(rows: list[Row]) -> tuple[str, ...]:
+    said = Counter(row.columns.get("split", "") for row in rows if not row.split)
+    return tuple(
+        f"The split {value!r} of {count} images is not known and was read as empty: write train, validation or test."
+        for value, count in sorted(said.items())
+        if value
+    )

@@ -16,6 +16,11 @@ from PIL import Image
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 """Upright RGB, shape (H, W, 3), values 0-255, C-contiguous."""
 
+IMAGE_SUFFIXES: Final = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".webp"),
+    *(".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pnm", ".avif"),
+)
+"""What files of images are called, in lower case."""
 MAX_PIXELS: Final = 64_000_000
 """Most pixels in one image: above an 8K frame (33 million) and a 61-megapixel camera, below Pillow's own bomb warning
 (89 million), so that this limit answers first. Decoded, it is 192 MB."""

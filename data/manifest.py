@@ -6,23 +6,22 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
+from data.images import IMAGE_SUFFIXES
 from data.pack import Outcome
 from data.problems import Problem
 from data.store import Entry
 
 Item = TypeVar("Item")
 
-IMAGE_SUFFIXES: Final = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".webp"),
-    *(".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pnm", ".avif"),
-)
 SPLITS: Final = ("train", "validation", "test")
 SPLIT_NAMES: Final = {
     "train": "train",
+    "training": "train",
     "valid": "validation",
     "val": "validation",
     "validation": "validation",
     "test": "test",
+    "testing": "test",
 }
 """How people write the splits -> how we do."""
 FEW_IMAGES: Final = 3
@@ -138,6 +137,23 @@ def group_problems(labels: Sequence[str], groups: Sequence[str], splits: Sequenc
             detail = f"group {group!r} lies in {' and '.join(s for s in SPLITS if s in held)}; kept as given"
             problems.append(Problem("", "straddling", detail))
     return problems
+
+
+def torn_notes(groups: Sequence[str], splits: Sequence[str]) -> list[str]:
+    """What given splits that tear groups apart do to the scores; our own splits never do."""
+    train = {group for group, split in zip(groups, splits, strict=True) if split == "train"}
+    notes = []
+    for part, harm in (
+        ("validation", "the choice among models rewards memory"),
+        ("test", "the test accuracy measures memory"),
+    ):
+        held = [group for group, split in zip(groups, splits, strict=True) if split == part]
+        if shared := sum(group in train for group in held):
+            notes.append(
+                f"{shared} of {len(held)} {part} images share a group with training images, "
+                f"because the given split tears groups apart: {harm}."
+            )
+    return notes
 
 
 def _by(items: Iterable[Item], key: Callable[[Item], str]) -> dict[str, list[Item]]:

@@ -20,6 +20,8 @@ ADVICE: Final[dict[str, str]] = {
     "no_label": "write the label, or delete the row; unlabelled images are not used",
     "no_path": "write the path of the image, or delete the row",
     "short_row": "give the row as many fields as the header",
+    "bad_row": "write each field in one line, and close its quotes or leave them out",
+    "bad_path": "write s3://bucket/key, or a path below the folder of images",
     "outside": "write an absolute path, or give --images a folder above all images",
     "unknown_split": "write train, validation or test, or leave the field empty",
     "straddling": "put the whole group into one split, or delete the split column to have it split by group",

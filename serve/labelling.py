@@ -15,12 +15,9 @@ from tqdm import tqdm
 
 from data import store
 from data.errors import UserError
-from data.images import Failure
+from data.images import IMAGE_SUFFIXES, Failure
 from models.predictor import Prediction, Predictor
 
-IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".gif", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".avif")
-)
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
