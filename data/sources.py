@@ -1,7 +1,8 @@
 """Where labelled images come from: a folder per class (here), or a CSV (`csvfile`)."""
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 
 from data import csvfile, store
 from data.errors import UserError
@@ -10,6 +11,7 @@ from data.problems import Problem
 from data.store import Entry
 
 _TABLES = (".csv", ".tsv", ".txt")
+_LIKE_SPLITS = {*SPLIT_NAMES, "dev"}
 MANIFEST_COLUMNS = csvfile.OURS
 
 
@@ -33,8 +35,7 @@ def read(data: str, images: str = "") -> Source:
 
 def _folder(root: str) -> Source:
     entries = store.list_files(root)
-    tops = {entry.key.partition("/")[0].lower() for entry in entries if "/" in entry.key}
-    splits = "train" in tops and any(SPLIT_NAMES.get(top) for top in tops)
+    splits = _are_splits(root, entries)
     rows, problems = [], []
     for entry in entries:
         parts = nfc(entry.key).split("/")
@@ -51,6 +52,42 @@ def _folder(root: str) -> Source:
     if not rows:
         raise UserError(f"{root}: {_nothing(entries)}")
     return Source(tuple(rows), tuple(problems), (), root)
+
+
+def _are_splits(root: str, entries: list[Entry]) -> bool:
+    """Whether the first folders are splits of the classes below them, rather than classes.
+
+    A folder called like a split that holds its images itself is a class among others. UserError where both readings
+    are possible: a wrong guess would train on the names of the splits.
+    """
+    below: dict[str, Counter[str]] = defaultdict(Counter)  # first folder -> images by second folder, "" for none
+    for entry in entries:
+        if "/" in entry.key and looks_like_image(entry.key):
+            first, *rest = entry.key.split("/")
+            below[first][rest[0] if len(rest) > 1 else ""] += 1
+    named = [top for top in below if top.lower() in _LIKE_SPLITS]
+    nested = [top for top in named if below[top].total() > 2 * below[top][""]]
+    others = [top for top in below if top not in named]
+    if not nested:
+        return bool(named) and not others and any(SPLIT_NAMES.get(top.lower()) == "train" for top in named)
+    known = {SPLIT_NAMES.get(top.lower(), "") for top in nested}
+    images = sum(below[top].total() for top in nested)
+    if "train" in known and "" not in known and sum(below[top].total() for top in others) <= images:
+        return True
+    inner = {top: set(below[top]) - {""} for top in nested}
+    alike = len(nested) > 1 or any(inner[nested[0]] & (set(below[top]) - {""}) for top in others)
+    if "train" not in known and not alike:
+        return False
+    raise UserError(
+        f"{root}: are {_names(nested)} splits, or classes? If splits: put train/, validation/ and test/ there, a "
+        f"folder per class in each ({_names(set().union(*inner.values()))}), and nothing else. If classes: give them other "
+        "names, or write a CSV path,label"
+    )
+
+
+def _names(folders: Iterable[str], most: int = 4) -> str:
+    names = sorted(f"{folder}/" for folder in folders)
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
 def _nothing(entries: list[Entry]) -> str:
