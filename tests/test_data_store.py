@@ -292,6 +292,15 @@ def test_a_full_cache_loses_what_was_used_least_recently(tmp_path: Path) -> None
     assert not any(file.exists() for file in files)
 
 
+def test_downloaded_weights_are_bounded_and_runs_under_way_are_not_touched(tmp_path: Path) -> None:
+    for kind in ("weights", "runs"):
+        store.write(str(tmp_path / kind / "x"), bytes(10_000))
+        os.utime(tmp_path / kind / "x", (1e9, 1e9))
+    assert cachefolder.usage(str(tmp_path))["weights"] >= 10_000
+    assert cachefolder.evict(str(tmp_path), limit=0) == [str(tmp_path / "weights" / "x")]
+    assert (tmp_path / "runs" / "x").exists()
+
+
 def test_an_entry_is_read_like_its_path(tmp_path: Path) -> None:
     store.write(str(tmp_path / "f"), b"x")
     assert store.read(Entry(str(tmp_path / "f"), "f", 1, "v"), cache_dir=str(tmp_path / "cache")) == b"x"
