@@ -170,7 +170,7 @@ def test_a_second_search_on_the_same_images_rebuilds_no_pack(photos: Path, cache
     ("arguments", "message"),
     [
         (("--data", "/nowhere/frames"), r"/nowhere/frames"),
-        (("--epochs", "0"), r"epochs"),
+        (("--epochs", "-1"), r"epochs must be >= 0, got -1"),
         (("--learning-rate", "7"), r"learning_rate is 7.* in the first trial, outside"),
         (("--model", "resnet18", "--weights", "/nowhere.pth", "--dense-units", "128"), r"/nowhere\.pth: no such file"),
         (("--resume", "--out", "/nowhere/run"), r"no search to resume"),
