@@ -78,10 +78,11 @@ def _are_splits(root: str, entries: list[Entry]) -> bool:
     alike = len(nested) > 1 or any(inner[nested[0]] & (set(below[top]) - {""}) for top in others)
     if "train" not in known and not alike:
         return False
+    classes = _names(set().union(*inner.values()))
     raise UserError(
         f"{root}: are {_names(nested)} splits, or classes? If splits: put train/, validation/ and test/ there, a "
-        f"folder per class in each ({_names(set().union(*inner.values()))}), and nothing else. If classes: give them other "
-        "names, or write a CSV path,label"
+        f"folder per class in each ({classes}), and nothing else. If classes: give them other names, or write a CSV "
+        "path,label"
     )
 
 

@@ -74,6 +74,14 @@ def test_every_image_gets_a_row_sorted_by_path(bundle: str, images: Path, tmp_pa
     assert [path.name for path in out.parent.iterdir()] == ["predictions.csv"]  # nothing half done is left
 
 
+@pytest.mark.parametrize("suffix", [".pgm", ".pnm", ".apng"])
+def test_all_that_trains_is_labelled(bundle: str, images: Path, tmp_path: Path, suffix: str) -> None:
+    (images / f"zzz{suffix}").write_bytes(picture(5))
+    summary = label_images(LabelConfig(bundle, str(images), str(tmp_path / "out.csv")))
+    assert summary.skipped == 2
+    assert rows_of((tmp_path / "out.csv").read_text())[-1]["path"].endswith(f"zzz{suffix}")
+
+
 def test_an_output_is_not_overwritten_by_accident(bundle: str, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "predictions.csv"
     out.write_text("dear work")
