@@ -49,7 +49,7 @@ def make_bundle(job: Job, checkpoint_folder: str, bundle: str) -> Scored:
         learning_curve=checkpoint.read(checkpoint_folder)["scores"],
         fingerprints=collection.fingerprints(),
     )
-    predictor = Predictor.load(bundle)
+    predictor = Predictor.load(bundle, cache_dir=collection.config.cache_dir)
     training_labels = collection.subset("train").labels
     metrics = {
         split: score_subset(predictor, collection, collection.subset(split), training_labels)
