@@ -34,7 +34,9 @@ class ProbeConfig:
     trials: int = 6
     """Trials of each search."""
     seeds: int = 10
-    """Split seeds, from 0."""
+    """How many split seeds."""
+    first_seed: int = 0
+    """The first of them."""
     also: tuple[Extra, ...] = ()
     """Further hyperparameters to search."""
 
@@ -91,7 +93,10 @@ def probe_accuracy(train_x: object, train_y: object, test_x: object, test_y: obj
 def main() -> int:
     prepare_environment()
     config = tyro.cli(ProbeConfig, description=__doc__, config=(tyro.conf.OmitArgPrefixes,))
-    rows = [compare(config, seed) for seed in range(config.seeds)]
+    rows = []
+    for seed in range(config.first_seed, config.first_seed + config.seeds):
+        rows.append(compare(config, seed))
+        print(f"so far {json.dumps(rows[-1])}", flush=True)
     print("\nsplit seed   n    ours  probe  majority")
     for row in rows:
         print(f"{row['split_seed']:>10} {row['n']:>4}  {row['ours']:.3f}  {row['probe']:.3f}     {row['majority']:.3f}")
