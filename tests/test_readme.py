@@ -125,8 +125,8 @@ def test_every_block_has_a_known_tag() -> None:
 @pytest.mark.parametrize("line", [line for tag, script in BLOCKS if tag != "test" for line in script.splitlines()])
 def test_every_flag_in_the_readme_exists(line: str) -> None:
     words = shlex.split(line)
-    if words[0] == "serve":
-        ServeConfig.from_arguments(dict(word.split("=") for word in words[3:]))
+    if words[:5] == ["uv", "run", "serve", "run", "serve.app:app"]:
+        ServeConfig.from_arguments(dict(word.split("=") for word in words[5:]))
         return
     if words[0] == "curl":
         return

@@ -84,11 +84,12 @@ class SearchLog(ray.tune.Callback):
 def trial_line(row: pd.Series, names: tuple[str, ...]) -> str:
     """One trial in one line, for the terminal."""
     values = "  ".join(f"{name} {_short(row[name])}" for name in names)
-    seconds = f"{row['seconds']:.0f} s" if pd.notna(row["seconds"]) else "-"
+    seconds = f"{row['seconds']:.3g} s" if pd.notna(row["seconds"]) else "-"
     if row["status"] == "failed":
         return f"trial {row['trial']:>3}  {values}  failed: {row['error']}"
+    defaults = "  (defaults)" if row["trial"] == 0 else ""
     score = f"validation accuracy {row[SCORE]:.3f} (epoch {row['best_epoch']:.0f} of {row['epochs_run']:.0f})"
-    return f"trial {row['trial']:>3}  {values}  {score}  {seconds}  {row['status']}"
+    return f"trial {row['trial']:>3}  {values}  {score}  {seconds}  {row['status']}{defaults}"
 
 
 def _short(value: Any) -> str:

@@ -92,11 +92,25 @@ def last_lines(report: dict[str, Any], run: RunFolder) -> list[str]:
     if "search" in report:
         lines.append(f"search      {_verdict(report['search'])}")
     lines += [f"{split:<12}{_score_line(report[split])}" for split in ("validation", "test")]
+    lines += [f"verdict     {line}" for line in _verdicts(report)]
     lines += [
         f"bundle      {run.bundle}  (model {report['bundle']['id']})",
         f"serve it    uv run serve/app.py --bundle {bundle}",
         f"label with  uv run serve/classify.py --bundle {bundle} --images FOLDER --out predictions.csv",
     ]
+    return lines
+
+
+def _verdicts(report: dict[str, Any]) -> list[str]:
+    """What the numbers say in words, where they say that something is missing."""
+    test, lines = report["test"], []
+    if test["accuracy_interval"][0] <= test["majority_rate"]:
+        lines.append(
+            f"not shown to be better than always naming {test['majority_label']} ({test['majority_rate']:.3f} of "
+            f"{test['n']} test images): give more images, more --epochs, or a pretrained --model"
+        )
+    if report["thresholds"].get("confident") is None:
+        lines.append("no probability is called confident: the validation images are too few or too often wrong")
     return lines
 
 

@@ -133,7 +133,7 @@ def _same_images(collection: Collection, run: RunFolder, resume: bool) -> None:
 def _start_ray(cpus: int) -> Session:
     session = start_ray(cpus=cpus)
     if session.dashboard:
-        print(f"dashboard   {session.dashboard}  (asks for the token that `ray get-auth-token` prints)", flush=True)
+        print(f"dashboard   {session.dashboard}  (its token: uv run ray get-auth-token)", flush=True)
     return session
 
 
