@@ -158,10 +158,19 @@ def test_a_bucket_gives_the_same_search_as_the_disk(
     assert Predictor.load(f"{bucket}/runs/a/bundle").info.id == Predictor.load(str(disk / "bundle")).info.id
 
 
-def test_a_second_search_on_the_same_images_rebuilds_no_pack(photos: Path, cache_dir: str, tmp_path: Path) -> None:
+def test_a_second_search_rebuilds_no_pack_and_a_finished_one_is_resumed_to_itself(
+    photos: Path, cache_dir: str, tmp_path: Path
+) -> None:
     run(*search(photos, cache_dir, tmp_path / "a", *QUICK))
     packs = {p: p.stat().st_mtime_ns for p in Path(cache_dir, "packs").rglob("*") if p.is_file()}
+    trials, bundle = (
+        (tmp_path / "a" / "trials.csv").read_bytes(),
+        Predictor.load(str(tmp_path / "a" / "bundle")).info.id,
+    )
     assert packs
+    run(*search(photos, cache_dir, tmp_path / "a", "--resume"))
+    assert (tmp_path / "a" / "trials.csv").read_bytes() == trials
+    assert Predictor.load(str(tmp_path / "a" / "bundle")).info.id == bundle
     run(*search(photos, cache_dir, tmp_path / "b", *QUICK))
     assert {p: p.stat().st_mtime_ns for p in Path(cache_dir, "packs").rglob("*") if p.is_file()} == packs
 

@@ -19,7 +19,7 @@ from models.catalog import ModelConfig
 from models.predictor import Prediction, Predictor
 from models.training import EpochScores, TrainConfig, TrainingRun
 from tune import runs
-from tune.outputs import RunFolder, working_on
+from tune.outputs import RunFolder, begin, working_on
 from tune.searching import concurrent_trials, run_search
 from tune.session import Session, start_ray
 from tune.settings import SearchConfig
@@ -109,6 +109,16 @@ def test_two_commands_never_work_on_one_run(config: SearchConfig) -> None:
         pass
     with working_on(run):
         pass
+
+
+def test_a_new_run_in_a_bucket_takes_nothing_from_a_deleted_one(config: SearchConfig, tmp_path: Path) -> None:
+    """Its local half would otherwise hand the old study's trials to the new search."""
+    run = RunFolder("s3://frames/deleted", str(tmp_path / "half"))
+    (tmp_path / "half" / "bundle").mkdir(parents=True)
+    (tmp_path / "half" / "study.db").write_text("old")
+    with working_on(run):
+        begin(run, config, "search")
+    assert {path.name for path in (tmp_path / "half").iterdir()} - {".lock"} == {"settings.json"}
 
 
 def test_a_file_is_no_folder_for_results(config: SearchConfig) -> None:

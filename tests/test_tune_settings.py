@@ -11,10 +11,10 @@ import pytest
 from data.collection import DataConfig
 from models.catalog import ModelConfig
 from models.training import TrainConfig
-from tune.settings import SearchConfig, TrainJobConfig, changed_flags, from_dict
+from tune.settings import CommandConfig, SearchConfig, TrainJobConfig, changed_flags, from_dict
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS: list[type[Any]] = [SearchConfig, TrainJobConfig, DataConfig, ModelConfig, TrainConfig]
+CONFIGS: list[type[Any]] = [CommandConfig, SearchConfig, TrainJobConfig, DataConfig, ModelConfig, TrainConfig]
 
 
 def attributes_read() -> set[str]:

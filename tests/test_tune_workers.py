@@ -132,6 +132,7 @@ def test_workers_that_never_fit_are_refused(photos: Path, cache_dir: str, tmp_pa
     data = ["--data", str(photos / "labels.csv"), "--cache-dir", cache_dir, "--out", str(tmp_path / "run")]
     printed = run("tune/train.py", *data, "--workers", "2", "--cpus", "1", code=2)
     assert "need 2 CPUs together and Ray has 1" in printed
+    assert not (tmp_path / "run").exists()
 
 
 def test_train_command_keeps_checkpoints_in_a_bucket_and_goes_on_from_them(

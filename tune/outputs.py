@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ from filelock import FileLock, Timeout
 
 from data import store
 from data.errors import UserError
-from tune.settings import SearchConfig, TrainJobConfig, changed_flags, from_dict
+from tune.settings import CommandConfig, changed_flags, from_dict
 
 _SETTINGS = "settings.json"
-Settings = TypeVar("Settings", SearchConfig, TrainJobConfig)
+Settings = TypeVar("Settings", bound=CommandConfig)
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def working_on(run: RunFolder) -> Iterator[None]:
     """Hold the run against other commands on this machine; two searches in one folder would spoil both."""
     try:
         os.makedirs(run.local, exist_ok=True)
-        lock = FileLock(run.path(".lock"))
+        lock = FileLock(run.path(_LOCK))
         lock.acquire(timeout=0)
     except Timeout:
         raise UserError(f"another command is working on {run.out}; wait for it, or give another --out") from None
@@ -110,6 +112,10 @@ def working_on(run: RunFolder) -> Iterator[None]:
 
 def begin(run: RunFolder, settings: Any, kind: str) -> None:
     """Make a new run: `settings` (a dataclass) are kept beside the results, for `resume` to read."""
+    for name in set(os.listdir(run.local)) - {_LOCK}:
+        # Only the local half of a run in a bucket can hold anything: an earlier run's that was deleted from the bucket.
+        path = run.path(name)
+        shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
     run.write_json(_SETTINGS, {"kind": kind, "out": run.out, "settings": dataclasses.asdict(settings)})
 
 

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import shlex
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +11,7 @@ from data.collection import Collection
 from models.catalog import ModelConfig
 from tune.bundling import Scored
 from tune.outputs import RunFolder
+from tune.space import Space
 from tune.trials import SCORE
 
 
@@ -35,16 +35,16 @@ def describe_data(collection: Collection) -> dict[str, Any]:
     }
 
 
-def describe_search(table: pd.DataFrame, best: pd.Series, names: Sequence[str], space: str) -> dict[str, Any]:
+def describe_search(table: pd.DataFrame, best: pd.Series, space: Space) -> dict[str, Any]:
     """How the search went: trials by status, the best one's hyperparameters, and the score of the default ones."""
     first = table.loc[(table["trial"] == 0) & (table["status"] != "failed"), SCORE].dropna()
     default = None if first.empty else float(first.iloc[0])
     return {
-        "space": space,
+        "space": space.describe(),
         "trials": len(table),
         "by_status": {str(k): int(v) for k, v in table["status"].value_counts().sort_index().items()},
         "best_trial": int(best["trial"]),
-        "best_hyperparameters": {name: _plain(best[name]) for name in names},
+        "best_hyperparameters": {name: _plain(best[name]) for name in space.names},
         "best_validation_accuracy": float(best[SCORE]),
         "default_validation_accuracy": default,
     }
@@ -106,7 +106,7 @@ def _verdicts(report: dict[str, Any]) -> list[str]:
     test, lines = report["test"], []
     if test["accuracy_interval"][0] <= test["majority_rate"]:
         lines.append(
-            f"not shown to be better than always naming {test['majority_label']} ({test['majority_rate']:.3f} of "
+            f"not shown to be better than always naming {test['majority_label']} ({test['majority_rate']:.3f} on "
             f"{test['n']} test images): give more images, more --epochs, or a pretrained --model"
         )
     if report["thresholds"].get("confident") is None:

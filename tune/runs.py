@@ -18,7 +18,7 @@ from tune.outputs import RunFolder, begin, find_run, point_latest, saved_setting
 from tune.report import describe_search, last_lines, make_report
 from tune.searching import run_search
 from tune.session import Session, start_ray
-from tune.settings import SearchConfig, TrainJobConfig
+from tune.settings import CommandConfig, SearchConfig, TrainJobConfig
 from tune.trial import Job
 from tune.trials import best_row, commonest_error
 
@@ -27,47 +27,40 @@ Config = TypeVar("Config", SearchConfig, TrainJobConfig)
 
 def search(config: SearchConfig) -> int:
     """Search, bundle the best trial, score it on the test images. Returns 0; `UserError` when no trial has a score."""
-    with _begun(config.absolute(), "search") as (config, run, collection):
+    with _begun(config.absolute(), "search") as (config, job, run, session):
         space = config.search_space()
-        names = tuple(d.name for d in space.dimensions)
-        print(f"search      {config.trial_count} trials of {config.model.model}: {space.describe()}")
-        session = _start_ray(config.cpus)
-        job = Job(config.model, config.train, collection, threads=config.threads, device=session.device)
+        print(f"search      {config.trial_count} trials of {config.model.model}: {space.describe()}", flush=True)
         finished = run_search(config, job, run, session)
         best = best_row(finished.table[finished.table["trial"].isin(list(finished.checkpoints))])
         run.publish()
         if best is None:
             raise UserError(_no_trial(commonest_error(finished.table), run))
-        values = {name: best[name].item() if hasattr(best[name], "item") else best[name] for name in names}
-        with finished.checkpoints[int(best["trial"])].as_directory() as folder:
-            extra = {"search": describe_search(finished.table, best, names, space.describe())}
-            _conclude(job.with_values(values), folder, run, extra)
+        details = describe_search(finished.table, best, space)
+        with finished.checkpoints[details["best_trial"]].as_directory() as folder:
+            _conclude(job.with_values(details["best_hyperparameters"]), folder, run, {"search": details})
         if finished.interrupted:
             print(f"go on with  uv run tune/search.py --resume --out {shlex.quote(run.out)}")
     return 0
 
 
 def train(config: TrainJobConfig) -> int:
-    """Train one model under Ray Train, bundle it, score it. Exit code 0; `UserError` when it cannot be trained."""
-    with _begun(config.absolute(), "training") as (config, run, collection):
-        session = _start_ray(config.cpus)
-        session.trials_that_fit(config.workers, config.threads)
-        job = Job(config.model, config.train, collection, threads=config.threads, device=session.device)
+    """Train one model under Ray Train, bundle it, score it. Returns 0; `UserError` when it cannot be trained."""
+    with _begun(config.absolute(), "training") as (config, job, run, _):
         result = distributed.fit(job, workers=config.workers, name="train", storage=run.ray_storage)
         if result.return_value:
             raise UserError(str(result.return_value))
         assert result.checkpoint is not None
         with result.checkpoint.as_directory() as folder:
-            extra = {"training": {"workers": config.workers, "hyperparameters": job.hyperparameters()}}
-            _conclude(job, folder, run, extra)
+            details = {"workers": config.workers, "hyperparameters": job.hyperparameters()}
+            _conclude(job, folder, run, {"training": details})
     return 0
 
 
 @contextlib.contextmanager
-def _begun(config: Config, kind: str) -> Iterator[tuple[Config, RunFolder, Collection]]:
-    """Find the run's folder, read the images once, and leave manifest and problems beside the results.
+def _begun(config: Config, kind: str) -> Iterator[tuple[Config, Job, RunFolder, Session]]:
+    """Find the run's folder, read the images once, start Ray, and leave manifest and problems beside the results.
 
-    Nothing is written before the images and the network are known to be good: a refused start uses up no name.
+    Nothing is written before images, network and workers are known to be good: a refused start uses up no name.
     """
     cache_dir = cachefolder.resolve(config.data.cache_dir)
     config = replace(config, data=replace(config.data, cache_dir=cache_dir))
@@ -81,16 +74,18 @@ def _begun(config: Config, kind: str) -> Iterator[tuple[Config, RunFolder, Colle
     elif not config.data.data:
         print("no --data given: using a generated sample of dives at 64 pixels (images are drawn, not photographed)")
     collection = _checked_images(config)
+    session = _start_ray(config)
     with working_on(run):
         if not resume:
             begin(run, config, kind)
         _same_images(collection, run, resume)
         _write_data(collection, run)
         run.publish()
-        yield config, run, collection
+        job = Job(config.model, config.train, collection, threads=config.threads, device=session.device)
+        yield config, job, run, session
 
 
-def _checked_images(config: SearchConfig | TrainJobConfig) -> Collection:
+def _checked_images(config: CommandConfig) -> Collection:
     """The images, refused where they or the network could not be used to the end."""
     collection = load_collection(config.data, progress=sys.stderr.isatty())
     for split in ("train", "validation", "test"):
@@ -130,8 +125,9 @@ def _same_images(collection: Collection, run: RunFolder, resume: bool) -> None:
         )
 
 
-def _start_ray(cpus: int) -> Session:
-    session = start_ray(cpus=cpus)
+def _start_ray(config: SearchConfig | TrainJobConfig) -> Session:
+    session = start_ray(cpus=config.cpus)
+    session.trials_that_fit(config.workers, config.threads)
     if session.dashboard:
         print(f"dashboard   {session.dashboard}  (its token: uv run ray get-auth-token)", flush=True)
     return session

@@ -47,18 +47,15 @@ class Finished:
 def run_search(config: SearchConfig, job: Job, run: RunFolder, session: Session) -> Finished:
     """Run (or, with `config.resume`, go on with) the search and return what stands; Ctrl-C ends it early, not badly."""
     space = config.search_space()
-    names = tuple(d.name for d in space.dimensions)
     with _quiet_tune(_STATE_PERIOD_S["bucket" if run.remote else "disk"]):
         begun = config.resume and put_back(run)
-        if (
-            config.resume and not begun
-        ):  # killed before its first trial was written down: there is nothing to go on with
-            store.delete(run.path("study.db"))
-        tuner = _restore(config, job, run) if begun else _tuner(config, job, run, session, names)
+        if config.resume and not begun:
+            store.delete(run.path("study.db"))  # killed before a trial was written down: nothing to go on with
+        tuner = _restore(config, job, run) if begun else _tuner(config, job, run, session)
         start = time.monotonic()
         results = tuner.fit()
     trials: list[TuneTrial] = list(results._experiment_analysis.trials)
-    table = trial_table(trials, names)
+    table = trial_table(trials, space.names)
     write_table(run.path("trials.csv"), table)
     short = len(table) < config.trial_count or bool((~table["status"].isin(["finished", "failed"])).any())
     interrupted = short and not (config.minutes and time.monotonic() - start >= config.minutes * 60)
@@ -84,9 +81,9 @@ def _checkpoint(trial: TuneTrial, run: RunFolder) -> Any:
 
 
 def _trainable(config: SearchConfig, job: Job, run: RunFolder) -> Any:
-    if config.workers_per_trial > 1:
+    if config.workers > 1:
         driver = ray.tune.with_parameters(
-            distributed.trial_driver, job=job, workers=config.workers_per_trial, storage=run.ray_storage
+            distributed.trial_driver, job=job, workers=config.workers, storage=run.ray_storage
         )
         # Ray Train reserves the workers itself: a driver that held any part of a CPU would keep the last worker out. A
         # placement group must ask for something, so it asks for a byte.
@@ -95,9 +92,9 @@ def _trainable(config: SearchConfig, job: Job, run: RunFolder) -> Any:
     return ray.tune.with_resources(ray.tune.with_parameters(Trial, job=job), resources)
 
 
-def _tuner(config: SearchConfig, job: Job, run: RunFolder, session: Session, names: tuple[str, ...]) -> ray.tune.Tuner:
+def _tuner(config: SearchConfig, job: Job, run: RunFolder, session: Session) -> ray.tune.Tuner:
     space = config.search_space()
-    nested = config.workers_per_trial > 1
+    nested = config.workers > 1
     search = KillProofSearch(
         space=space,
         metric=OBJECTIVE,
@@ -124,7 +121,7 @@ def _tuner(config: SearchConfig, job: Job, run: RunFolder, session: Session, nam
             checkpoint_config=ray.tune.CheckpointConfig(checkpoint_frequency=0 if nested else 1),
             failure_config=ray.tune.FailureConfig(max_failures=_LOST_PROCESSES),
             callbacks=[
-                SearchLog(run, names=names, total=config.trial_count),
+                SearchLog(run, names=space.names, total=config.trial_count),
                 KeepState(run),
                 KeepRecent(),
                 ray.tune.logger.JsonLoggerCallback(),
@@ -157,7 +154,7 @@ def _study_url(run: RunFolder) -> str:
 def concurrent_trials(config: SearchConfig, session: Session) -> int:
     """How many trials run at once: what was asked for, at most what fits. Trials whose workers cannot all be placed
     would wait for each other."""
-    fitting = session.trials_that_fit(config.workers_per_trial, config.threads)
+    fitting = session.trials_that_fit(config.workers, config.threads)
     return min(config.max_concurrent or fitting, fitting)
 
 

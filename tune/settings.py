@@ -1,7 +1,7 @@
 """The settings of the two commands, `tune/search.py` and `tune/train.py`."""
 
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from data import store
 from data.collection import DataConfig
@@ -16,18 +16,46 @@ _OF_THE_MACHINE = ("resume", "out", "cpus", "cache_dir")
 _SAMPLE_TRIALS = 8
 _TRIALS = 20
 
-Settings = TypeVar("Settings")
+Saved = TypeVar("Saved")
 
 
 @dataclass(frozen=True)
-class SearchConfig:
-    """Search hyperparameters on Ray Tune with Optuna; the flags of model and training describe the first trial."""
+class CommandConfig:
+    """What both commands share: images, network, training, and where the run lies and works."""
 
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     out: str = ""
     """Folder or s3:// address for the results; empty: a new folder below runs/."""
+    threads: int = 1
+    """CPU threads of each process that trains."""
+    cpus: int = 0
+    """CPUs of the Ray that is started on this machine; 0: all. On a running cluster it has no effect."""
+    resume: bool = False
+    """Go on with the run in --out, with its own settings. Reading a search back unpickles Ray's state: only resume
+    what is yours."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, threads=1, cpus=0)
+        if self.resume and not self.out:
+            raise ValueError("--resume needs --out with the folder of the run that shall go on")
+
+    def absolute(self) -> Self:
+        """The same with all paths absolute: a worker's working directory is not the user's."""
+        weights = self.model.weights
+        return replace(
+            self,
+            data=self.data.absolute(),
+            model=replace(self.model, weights=weights if weights in WEIGHTS_BY_NAME else store.absolute(weights)),
+            out=store.absolute(self.out) if self.out else "",
+        )
+
+
+@dataclass(frozen=True)
+class SearchConfig(CommandConfig):
+    """Search hyperparameters on Ray Tune with Optuna; the flags of model and training describe the first trial."""
+
     trials: int = 0
     """Trials to run, the default hyperparameters first; 0: 8 on the generated sample, 20 else."""
     minutes: float = 0.0
@@ -39,21 +67,18 @@ class SearchConfig:
     """Further hyperparameters to search."""
     max_concurrent: int = 0
     """Trials at one time; 0: as many as the CPUs (or GPUs) hold. Only 1 makes a search repeatable to the digit."""
-    threads: int = 1
-    """CPU threads of a trial, or of each worker of a trial."""
     workers_per_trial: int = 1
     """Processes that train one trial together (Ray Train, data-parallel); each takes a GPU where there are any."""
-    cpus: int = 0
-    """CPUs of the Ray that is started on this machine; 0: all. On a running cluster it has no effect."""
-    resume: bool = False
-    """Go on with the search in --out, with its own settings. Reading it back unpickles Ray's state: only resume what
-    is yours."""
 
     def __post_init__(self) -> None:
-        _at_least(self, trials=0, minutes=0, max_concurrent=0, threads=1, workers_per_trial=1, cpus=0)
-        if self.resume and not self.out:
-            raise ValueError("--resume needs --out with the folder of the search that shall go on")
+        super().__post_init__()
+        _at_least(self, trials=0, minutes=0, max_concurrent=0, workers_per_trial=1)
         self.search_space()
+
+    @property
+    def workers(self) -> int:
+        """Processes that train one network together."""
+        return self.workers_per_trial
 
     def search_space(self) -> Space:
         """The dimensions that the search varies."""
@@ -65,46 +90,17 @@ class SearchConfig:
     def trial_count(self) -> int:
         return self.trials or (_TRIALS if self.data.data else _SAMPLE_TRIALS)
 
-    def absolute(self) -> "SearchConfig":
-        """The same with all paths absolute: a worker's working directory is not the user's."""
-        return replace(self, **_absolute_paths(self))
-
 
 @dataclass(frozen=True)
-class TrainJobConfig:
+class TrainJobConfig(CommandConfig):
     """Train one model with given hyperparameters under Ray Train."""
 
-    data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    out: str = ""
-    """Folder or s3:// address for the results; empty: a new folder below runs/."""
-    threads: int = 1
-    """CPU threads of each worker."""
     workers: int = 1
     """Processes that train together, data-parallel; each takes a GPU where there are any."""
-    cpus: int = 0
-    """CPUs of the Ray that is started on this machine; 0: all. On a running cluster it has no effect."""
-    resume: bool = False
-    """Go on from the last checkpoint of the run in --out, with its own settings."""
 
     def __post_init__(self) -> None:
-        _at_least(self, threads=1, workers=1, cpus=0)
-        if self.resume and not self.out:
-            raise ValueError("--resume needs --out with the folder of the run that shall go on")
-
-    def absolute(self) -> "TrainJobConfig":
-        """The same with all paths absolute: a worker's working directory is not the user's."""
-        return replace(self, **_absolute_paths(self))
-
-
-def _absolute_paths(config: SearchConfig | TrainJobConfig) -> dict[str, Any]:
-    weights = config.model.weights
-    return {
-        "data": config.data.absolute(),
-        "model": replace(config.model, weights=weights if weights in WEIGHTS_BY_NAME else store.absolute(weights)),
-        "out": store.absolute(config.out) if config.out else "",
-    }
+        super().__post_init__()
+        _at_least(self, workers=1)
 
 
 def _at_least(config: Any, **least: float) -> None:
@@ -114,7 +110,7 @@ def _at_least(config: Any, **least: float) -> None:
             raise ValueError(f"{name} must be at least {low}, got {value}")
 
 
-def from_dict(kind: type[Settings], saved: dict[str, Any]) -> Settings:
+def from_dict(kind: type[Saved], saved: dict[str, Any]) -> Saved:
     """The settings that `dataclasses.asdict` was applied to, after a way through JSON."""
     values: dict[str, Any] = {}
     for f in fields(kind):  # type: ignore[arg-type]

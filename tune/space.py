@@ -137,6 +137,11 @@ class Space:
                     f"({dimension.describe()}); give a value inside it or another --space"
                 )
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The hyperparameters that are searched."""
+        return tuple(dimension.name for dimension in self.dimensions)
+
     def first_point(self) -> Values:
         """The defaults as Optuna parameters, for `points_to_evaluate`."""
         return {d.parameter: d.to_parameter(self.defaults[d.name]) for d in self.dimensions}
