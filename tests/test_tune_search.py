@@ -19,7 +19,7 @@ from models.catalog import ModelConfig
 from models.predictor import Prediction, Predictor
 from models.training import EpochScores, TrainConfig, TrainingRun
 from tune import runs
-from tune.outputs import RunFolder, begin, working_on
+from tune.outputs import RunFolder, begin, find_run, working_on
 from tune.searching import concurrent_trials, run_search
 from tune.session import Session, start_ray
 from tune.settings import SearchConfig
@@ -119,6 +119,27 @@ def test_a_new_run_in_a_bucket_takes_nothing_from_a_deleted_one(config: SearchCo
     with working_on(run):
         begin(run, config, "search")
     assert {path.name for path in (tmp_path / "half").iterdir()} - {".lock"} == {"settings.json"}
+
+
+def test_a_resume_takes_the_newer_half_of_a_run_in_a_bucket(config: SearchConfig, bucket: str, tmp_path: Path) -> None:
+    """Begun on machine A, gone on with on B, and then on A again, whose own files are the older ones by now."""
+
+    def find(machine: str, *, resume: bool) -> RunFolder:
+        cache = str(tmp_path / machine)
+        return find_run(f"{bucket}/halves", name="", resume=resume, cache_dir=cache, kind="search")
+
+    first = find("a", resume=False)
+    with working_on(first):
+        begin(first, config, "search")
+        first.write_json("trials.json", "of A")
+        first.publish()
+    first.write_json("trials.json", "of A, killed before it could publish")
+    assert find("a", resume=True).read_json("trials.json") == "of A, killed before it could publish"
+    other = find("b", resume=True)
+    assert other.read_json("trials.json") == "of A"
+    other.write_json("trials.json", "of B")
+    other.publish()
+    assert find("a", resume=True).read_json("trials.json") == "of B"
 
 
 def test_a_file_is_no_folder_for_results(config: SearchConfig) -> None:

@@ -43,7 +43,7 @@ class StatelessTPE(optuna.samplers.BaseSampler):
 class KillProofSearch(ray.tune.search.optuna.OptunaSearch):
     """OptunaSearch whose memory is the study: Ray's saved state only says which of its trials is which in the study.
 
-    After a resume `open_study` says where the study now lies (a run may have been moved, or come back from a bucket),
+    After a resume `open_study` says where the study now lies (it may have come back from a bucket to another folder),
     and trials which the study has and Ray's state does not are taken up.
     """
 

@@ -18,6 +18,7 @@ from data.errors import UserError
 from tune.settings import CommandConfig, changed_flags, from_dict
 
 _SETTINGS = "settings.json"
+_SERIAL = "published.json"
 Settings = TypeVar("Settings", bound=CommandConfig)
 _LOCK = ".lock"
 
@@ -58,7 +59,13 @@ class RunFolder:
     def publish(self) -> None:
         """Bring the bucket up to date with the local folder; nothing to do for a local run."""
         if self.remote:
-            store.upload_folder(self.local, self.out, last=("bundle/bundle.json", "report.json"))
+            self.write_json(_SERIAL, self.serial(self.local) + 1)
+            store.upload_folder(self.local, self.out, last=("bundle/bundle.json", "report.json", _SERIAL))
+
+    def serial(self, half: str) -> int:
+        """How often the local or the bucket's half of the run had been published when it was written; 0: never."""
+        path = store.join(half, _SERIAL)
+        return int(json.loads(store.read(path))) if store.exists(path) else 0
 
 
 def find_run(out: str, *, name: str, resume: bool, cache_dir: str, kind: str) -> RunFolder:
@@ -73,8 +80,8 @@ def find_run(out: str, *, name: str, resume: bool, cache_dir: str, kind: str) ->
     if not resume:
         _refuse_occupied(run, kind)
         return run
-    if run.remote and not os.path.exists(run.path(_SETTINGS)):
-        # On the machine that was killed the files here are the newest; elsewhere they are what reached the bucket.
+    if run.remote and run.serial(run.out) > run.serial(run.local):
+        # On the machine that was killed the files here are as new or newer; elsewhere they are what reached the bucket.
         for entry in store.list_files(run.out, recursive=False):  # Ray reads its own folder by itself
             store.write(run.path(entry.key), store.read(entry.path))
     if not os.path.exists(run.path(_SETTINGS)):

@@ -11,7 +11,7 @@ from data.collection import Collection
 from models.catalog import ModelConfig
 from tune.bundling import Scored
 from tune.outputs import RunFolder
-from tune.space import Space
+from tune.space import NUMBER, Space
 from tune.trials import SCORE
 
 
@@ -37,13 +37,13 @@ def describe_data(collection: Collection) -> dict[str, Any]:
 
 def describe_search(table: pd.DataFrame, best: pd.Series, space: Space) -> dict[str, Any]:
     """How the search went: trials by status, the best one's hyperparameters, and the score of the default ones."""
-    first = table.loc[(table["trial"] == 0) & (table["status"] != "failed"), SCORE].dropna()
+    first = table.loc[(table[NUMBER] == 0) & (table["status"] != "failed"), SCORE].dropna()
     default = None if first.empty else float(first.iloc[0])
     return {
         "space": space.describe(),
         "trials": len(table),
         "by_status": {str(k): int(v) for k, v in table["status"].value_counts().sort_index().items()},
-        "best_trial": int(best["trial"]),
+        "best_trial": int(best[NUMBER]),
         "best_hyperparameters": {name: _plain(best[name]) for name in space.names},
         "best_validation_accuracy": float(best[SCORE]),
         "default_validation_accuracy": default,

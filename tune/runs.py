@@ -19,6 +19,7 @@ from tune.report import describe_search, last_lines, make_report
 from tune.searching import run_search
 from tune.session import Session, start_ray
 from tune.settings import CommandConfig, SearchConfig, TrainJobConfig
+from tune.space import NUMBER
 from tune.trial import Job
 from tune.trials import best_row, commonest_error
 
@@ -31,7 +32,7 @@ def search(config: SearchConfig) -> int:
         space = config.search_space()
         print(f"search      {config.trial_count} trials of {config.model.model}: {space.describe()}", flush=True)
         finished = run_search(config, job, run, session)
-        best = best_row(finished.table[finished.table["trial"].isin(list(finished.checkpoints))])
+        best = best_row(finished.table[finished.table[NUMBER].isin(list(finished.checkpoints))])
         run.publish()
         if best is None:
             raise UserError(_no_trial(commonest_error(finished.table), run))
