@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from data import cachefolder, groups, manifest, pack, packfolder, problems, sample, sources, split, store
+from data.checks import at_least, one_of
 from data.errors import UserError
 from data.images import Failure, Pixels, Resize, ResizeMode
 
@@ -51,10 +52,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.image_size != 0:
             Resize(self.image_size)
-        if self.resize not in get_args(ResizeMode):
-            raise ValueError(f"resize must be one of {', '.join(get_args(ResizeMode))}, got {self.resize!r}")
-        if self.split_seed < 0 or self.sample_seed < 0:
-            raise ValueError(f"seeds must be >= 0, got split_seed {self.split_seed}, sample_seed {self.sample_seed}")
+        one_of(self, resize=get_args(ResizeMode))
+        at_least(self, split_seed=0, sample_seed=0)
         if self.images and not self.data:
             raise ValueError(f"images {self.images!r} needs data: the CSV whose paths are relative to it")
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data.checks import at_least, one_of
 from data.errors import UserError
 from models import weights
 
@@ -46,12 +47,8 @@ class ModelConfig:
     """Share of the dense layer's outputs that are dropped while training, 0 to below 1."""
 
     def __post_init__(self) -> None:
-        if self.model not in ARCHITECTURES:
-            raise ValueError(f"model must be one of {', '.join(ARCHITECTURES)}, got {self.model}")
-        if self.base not in ("frozen", "finetune"):
-            raise ValueError(f"base must be frozen or finetune, got {self.base}")
-        if self.dense_units < 0:
-            raise ValueError(f"dense_units must be >= 0, got {self.dense_units}")
+        one_of(self, model=ARCHITECTURES, base=("frozen", "finetune"))
+        at_least(self, dense_units=0)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be >= 0 and < 1, got {self.dropout}")
         if self.model == "cnn" and self.source != "none":

@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from data.checks import above_zero, at_least, one_of
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -47,20 +49,15 @@ class TrainConfig:
     """Start of every random number: first weights, order of images, dropout, augmentation."""
 
     def __post_init__(self) -> None:
-        choices = {
-            "optimizer": ("adam", "adamw", "sgd"),
-            "schedule": ("constant", "keras-time"),
-            "augment": ("off", "light", "strong"),
-            "balance": ("off", "weights", "sampling"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)}")
-        for name, least in (("epochs", 0), ("batch_size", 2), ("patience", 0), ("seed", 0), ("weight_decay", 0)):
-            if not getattr(self, name) >= least:
-                raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
-        if not 0 < self.learning_rate < float("inf"):
-            raise ValueError(f"learning_rate must be > 0 and finite, got {self.learning_rate}")
+        one_of(
+            self,
+            optimizer=("adam", "adamw", "sgd"),
+            schedule=("constant", "keras-time"),
+            augment=("off", "light", "strong"),
+            balance=("off", "weights", "sampling"),
+        )
+        at_least(self, epochs=0, batch_size=2, patience=0, seed=0, weight_decay=0)
+        above_zero(self, "learning_rate")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be >= 0 and < 1, got {self.momentum}")
 

@@ -9,23 +9,10 @@ from typing import Any, Literal, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from data import cachefolder, store
+from data.checks import above_zero, at_least, one_of
 from data.errors import UserError
 
 Config = TypeVar("Config")
-
-
-def _at_least(config: object, least: float, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if not (math.isfinite(value) and value >= least):
-            raise ValueError(f"{name} must be >= {least:g}, got {value}")
-
-
-def _above_zero(config: object, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name} must be > 0, got {value}")
 
 
 @dataclass(frozen=True)
@@ -55,11 +42,9 @@ class EndpointConfig:
     def __post_init__(self) -> None:
         if not self.bundle:
             raise ValueError("bundle must name a bundle folder or s3:// address, got an empty text")
-        if self.device not in ("cpu", "cuda"):
-            raise ValueError(f"device must be cpu or cuda, got {self.device}")
-        _at_least(self, 0, "threads", "batch_wait_ms")
-        _at_least(self, 1, "max_batch_size", "max_files")
-        _above_zero(self, "max_body_mb", "body_timeout_s")
+        one_of(self, device=("cpu", "cuda"))
+        at_least(self, threads=0, batch_wait_ms=0, max_batch_size=1, max_files=1)
+        above_zero(self, "max_body_mb", "body_timeout_s")
 
     @property
     def max_body_bytes(self) -> int:
@@ -108,8 +93,8 @@ class ServeConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:
             raise ValueError(f"port must be in 1-65535, got {self.port}")
-        _at_least(self, 1, "min_replicas", "max_ongoing_requests", "max_queued_requests")
-        _above_zero(self, "cpus_per_replica", "gpus_per_replica", "request_timeout_s", "shutdown_s")
+        at_least(self, min_replicas=1, max_ongoing_requests=1, max_queued_requests=1)
+        above_zero(self, "cpus_per_replica", "gpus_per_replica", "request_timeout_s", "shutdown_s")
         if self.max_replicas < self.min_replicas:
             raise ValueError(f"max_replicas must be >= min_replicas ({self.min_replicas}), got {self.max_replicas}")
         if self.request_timeout_s <= self.endpoint.body_timeout_s:

@@ -112,8 +112,8 @@ def test_paths_are_absolute_whatever_was_given(photos: Path, tmp_path: Path, mon
     [
         ({"image_size": 4}, "image_size must be from 8"),
         ({"image_size": -1}, "image_size must be"),
-        ({"resize": "squash"}, "resize must be one of stretch, crop, pad, got 'squash'"),
-        ({"split_seed": -1}, "seeds must be >= 0"),
+        ({"resize": "squash"}, "resize must be one of stretch, crop, pad, got squash"),
+        ({"split_seed": -1}, "split_seed must be >= 0, got -1"),
         ({"images": "x"}, "needs data"),
     ],
 )

@@ -88,7 +88,7 @@ def test_one_class_is_nothing_to_tell_apart() -> None:
     ("values", "message"),
     [
         ({"model": "vgg"}, "model must be one of cnn, resnet18.*got vgg"),
-        ({"base": "cold"}, "base must be frozen or finetune, got cold"),
+        ({"base": "cold"}, "base must be one of frozen, finetune, got cold"),
         ({"dense_units": -1}, "dense_units must be >= 0, got -1"),
         ({"dropout": 1.0}, "dropout must be >= 0 and < 1, got 1.0"),
         ({"dropout": -0.1}, "dropout must be >= 0 and < 1, got -0.1"),

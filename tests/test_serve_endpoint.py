@@ -155,8 +155,8 @@ def test_a_batch_that_hangs_makes_the_replica_unhealthy(
         ({"max_batch_size": 0}, "max_batch_size must be >= 1, got 0"),
         ({"batch_wait_ms": -1.0}, "batch_wait_ms must be >= 0, got -1"),
         ({"batch_wait_ms": float("nan")}, "batch_wait_ms must be >= 0, got nan"),
-        ({"max_body_mb": 0.0}, "max_body_mb must be > 0, got 0"),
-        ({"device": "tpu"}, "device must be cpu or cuda"),
+        ({"max_body_mb": 0.0}, "max_body_mb must be > 0 and finite, got 0"),
+        ({"device": "tpu"}, "device must be one of cpu, cuda, got tpu"),
         ({"bundle": ""}, "bundle must name"),
     ],
 )

@@ -75,8 +75,9 @@ def test_a_resume_tells_flags_that_differ() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"trials": -1}, "trials must be at least 0, got -1"),
-        ({"workers_per_trial": 0}, "workers_per_trial must be at least 1"),
+        ({"trials": -1}, "trials must be >= 0, got -1"),
+        ({"minutes": float("nan")}, "minutes must be >= 0, got nan"),
+        ({"workers_per_trial": 0}, "workers_per_trial must be >= 1, got 0"),
         ({"resume": True}, "--resume needs --out"),
         ({"train": TrainConfig(learning_rate=5.0)}, "outside the search space"),
     ],

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Self, TypeVar
 
 from data import store
+from data.checks import at_least
 from data.collection import DataConfig
 from models.catalog import ModelConfig
 from models.training import TrainConfig
@@ -37,7 +38,7 @@ class CommandConfig:
     what is yours."""
 
     def __post_init__(self) -> None:
-        _at_least(self, threads=1, cpus=0)
+        at_least(self, threads=1, cpus=0)
         if self.resume and not self.out:
             raise ValueError("--resume needs --out with the folder of the run that shall go on")
 
@@ -72,7 +73,7 @@ class SearchConfig(CommandConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least(self, trials=0, minutes=0, max_concurrent=0, workers_per_trial=1)
+        at_least(self, trials=0, minutes=0, max_concurrent=0, workers_per_trial=1)
         self.search_space()
 
     @property
@@ -100,14 +101,7 @@ class TrainJobConfig(CommandConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least(self, workers=1)
-
-
-def _at_least(config: Any, **least: float) -> None:
-    for name, low in least.items():
-        value = getattr(config, name)
-        if value < low:
-            raise ValueError(f"{name} must be at least {low}, got {value}")
+        at_least(self, workers=1)
 
 
 def from_dict(kind: type[Saved], saved: dict[str, Any]) -> Saved:
