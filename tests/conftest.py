@@ -2,6 +2,7 @@
 
 import logging
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,6 +83,22 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     boto3.client("s3").create_bucket(Bucket="frames")
     yield "s3://frames"
     server.stop()
+
+
+@pytest.fixture
+def bucket_place(bucket: str) -> str:
+    """A prefix that nobody else uses: moto's buckets outlive its servers."""
+    return f"{bucket}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(scope="module")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a random model's bundle, as tests/serving.py writes it; nobody may change it."""
+    from tests.serving import write_tiny_bundle
+
+    folder = str(tmp_path_factory.mktemp("models") / "bundle")
+    write_tiny_bundle(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -2,30 +2,20 @@
 
 import errno
 import os
-import threading
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import boto3
 import pytest
 
-from data import cachefolder, localfiles, store
+from data import localfiles, store
 from data.errors import UserError
 from data.images import Failure
-from data.parallel import ordered_map
-from data.store import Entry
-
-
-@pytest.fixture
-def place(bucket: str) -> str:
-    """A prefix that nobody else uses: moto's buckets outlive its servers."""
-    return f"{bucket}/{uuid.uuid4().hex}"
 
 
 @pytest.fixture(params=["disk", "bucket"])
 def base(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return str(tmp_path / "base") if request.param == "disk" else f"{request.getfixturevalue('place')}/some/base"
+    return str(tmp_path / "base") if request.param == "disk" else f"{request.getfixturevalue('bucket_place')}/some/base"
 
 
 def test_what_is_written_is_listed_and_read(base: str) -> None:
@@ -155,21 +145,6 @@ def test_paths() -> None:
         store.absolute("gs://b/p")
 
 
-def test_the_local_copy_is_read_until_the_object_changes(place: str, tmp_path: Path) -> None:
-    cache, path = str(tmp_path), f"{place}/x"
-    store.write(path, b"one")
-    (entry,) = store.list_files(place)
-    assert store.read(entry, cache_dir=cache) == b"one"
-    assert cachefolder.usage(cache)["s3"] > 0
-    store.write(path, b"two")
-    assert store.read(entry, cache_dir=cache) == b"one"  # this very version was asked for
-    assert store.read(path, cache_dir=cache) == b"two"
-    boto3.client("s3").delete_object(Bucket="frames", Key=path.removeprefix("s3://frames/"))
-    assert store.read(entry, cache_dir=cache) == b"one"
-    with pytest.raises(UserError, match="no such"):
-        store.read(path, cache_dir=cache)
-
-
 def test_more_than_one_page_of_objects(bucket: str) -> None:
     client = boto3.client("s3")
     for n in range(1005):
@@ -247,65 +222,6 @@ def test_nobody_answers(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
         list(store.read_many([f"{bucket}/x"]))
 
 
-def test_few_items_are_under_way_at_once() -> None:
-    started = 0
-    lock = threading.Lock()
-
-    def work(number: int) -> int:
-        nonlocal started
-        with lock:
-            started += 1
-        return number
-
-    results = ordered_map(work, range(1000), workers=3)
-    assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
-    assert started <= 5 + 2 * 3
-    results.close()
-    assert started <= 5 + 2 * 3
-
-
-def test_the_first_exception_ends_it() -> None:
-    def work(number: int) -> int:
-        return 10 // (3 - number)
-
-    with pytest.raises(ZeroDivisionError):
-        list(ordered_map(work, range(100), workers=2))
-
-
-def test_a_full_cache_loses_what_was_used_least_recently(tmp_path: Path) -> None:
-    files = [tmp_path / "s3" / "ab" / str(n) for n in range(4)]
-    for age, file in enumerate(files):
-        store.write(str(file), bytes(10_000))
-        os.utime(file, (1e9 + age, 1e9 + age))
-    fresh, old = tmp_path / "packs" / "fresh", tmp_path / "packs" / "old"
-    for folder in (fresh, old):
-        store.write(str(folder / "pixels.u8"), bytes(10_000))
-    os.utime(old, (1e9 + 1, 1e9 + 1))
-    used = cachefolder.usage(str(tmp_path))
-    assert used["packs"] >= 20_000
-    assert used["s3"] >= 40_000
-    one = used["s3"] // 4
-    gone = cachefolder.evict(str(tmp_path), limit=sum(used.values()) - 3 * one + 1, keep=[str(files[0])])
-    assert set(gone) == {str(files[1]), str(old), str(files[2])}
-    cachefolder.evict(str(tmp_path), limit=0)
-    assert fresh.exists()  # used within a day: it may be open
-    assert not any(file.exists() for file in files)
-
-
-def test_downloaded_weights_are_bounded_and_runs_under_way_are_not_touched(tmp_path: Path) -> None:
-    for kind in ("weights", "runs"):
-        store.write(str(tmp_path / kind / "x"), bytes(10_000))
-        os.utime(tmp_path / kind / "x", (1e9, 1e9))
-    assert cachefolder.usage(str(tmp_path))["weights"] >= 10_000
-    assert cachefolder.evict(str(tmp_path), limit=0) == [str(tmp_path / "weights" / "x")]
-    assert (tmp_path / "runs" / "x").exists()
-
-
-def test_an_entry_is_read_like_its_path(tmp_path: Path) -> None:
-    store.write(str(tmp_path / "f"), b"x")
-    assert store.read(Entry(str(tmp_path / "f"), "f", 1, "v"), cache_dir=str(tmp_path / "cache")) == b"x"
-
-
 def looping(folder: Path) -> str:
     (folder / "loop").symlink_to("loop")
     return str(folder / "loop")
@@ -366,29 +282,3 @@ def test_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(UserError, match=r"cannot be written \(Read-only"):
         store.write(str(tmp_path / "f"), b"")
     assert os.listdir(tmp_path) == ["file"]
-
-
-def test_a_copy_that_was_cut_off_is_fetched_again(place: str, tmp_path: Path) -> None:
-    store.write(f"{place}/x", b"whole")
-    (entry,) = store.list_files(place)
-    for asked in (entry, entry.path):
-        assert store.read(asked, cache_dir=str(tmp_path)) == b"whole"
-        (copy,) = (tmp_path / "s3").glob("*/*")
-        os.truncate(copy, 2)
-        assert store.read(asked, cache_dir=str(tmp_path)) == b"whole"
-        assert copy.read_bytes() == b"whole"
-
-
-def test_a_cache_that_takes_no_copies_is_no_error(place: str, tmp_path: Path) -> None:
-    store.write(f"{place}/x", b"whole")
-    store.write(str(tmp_path / "cache"), b"a file")
-    assert store.read(f"{place}/x", cache_dir=str(tmp_path / "cache")) == b"whole"
-
-
-def test_the_cache_may_lie_in_the_home_folder(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    store.write(f"{place}/x", b"whole")
-    store.read(f"{place}/x", cache_dir="~/hx")
-    assert os.listdir(tmp_path) == ["home"]
-    assert list((tmp_path / "home" / "hx" / "s3").glob("*/*"))

@@ -16,16 +16,9 @@ import pytest
 
 from data.errors import UserError
 from serve.settings import EndpointConfig, ServeConfig
-from tests.serving import free_port, picture, write_tiny_bundle
+from tests.serving import free_port, picture
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = str(tmp_path_factory.mktemp("models") / "bundle")
-    write_tiny_bundle(folder)
-    return folder
 
 
 @pytest.fixture
@@ -65,10 +58,12 @@ def listening_on(port: int) -> set[str]:
 
 @pytest.mark.ray
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_it_serves_until_it_is_stopped_and_leaves_nothing(bundle: str, ray_folder: Path, stop: signal.Signals) -> None:
+def test_it_serves_until_it_is_stopped_and_leaves_nothing(
+    tiny_bundle: str, ray_folder: Path, stop: signal.Signals
+) -> None:
     port = free_port()
     process = start(
-        "--bundle", bundle, "--port", str(port), "--shutdown-s", "1", "--no-dashboard", ray_folder=ray_folder
+        "--bundle", tiny_bundle, "--port", str(port), "--shutdown-s", "1", "--no-dashboard", ray_folder=ray_folder
     )
     try:
         url = f"http://127.0.0.1:{port}"
@@ -118,10 +113,10 @@ def refusal(process: subprocess.Popen[str]) -> str:
 
 
 def test_a_missing_or_broken_bundle_is_one_line_before_ray_starts(
-    bundle: str, ray_folder: Path, tmp_path: Path
+    tiny_bundle: str, ray_folder: Path, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken"
-    shutil.copytree(bundle, broken)
+    shutil.copytree(tiny_bundle, broken)
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     assert "no bundle there" in refusal(start("--bundle", "nowhere", ray_folder=ray_folder))
@@ -129,17 +124,17 @@ def test_a_missing_or_broken_bundle_is_one_line_before_ray_starts(
     assert list(ray_folder.iterdir()) == []
 
 
-def test_a_taken_port_is_one_line(bundle: str, ray_folder: Path) -> None:
+def test_a_taken_port_is_one_line(tiny_bundle: str, ray_folder: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        assert f"port {port}" in refusal(start("--bundle", bundle, "--port", port, ray_folder=ray_folder))
+        assert f"port {port}" in refusal(start("--bundle", tiny_bundle, "--port", port, ray_folder=ray_folder))
     assert list(ray_folder.iterdir()) == []
 
 
-def test_a_setting_that_cannot_be_is_refused(bundle: str, ray_folder: Path) -> None:
-    process = start("--bundle", bundle, "--max-replicas", "0", ray_folder=ray_folder)
+def test_a_setting_that_cannot_be_is_refused(tiny_bundle: str, ray_folder: Path) -> None:
+    process = start("--bundle", tiny_bundle, "--max-replicas", "0", ray_folder=ray_folder)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "max_replicas must be >= min_replicas" in out + err

@@ -24,13 +24,6 @@ from tests.serving import CLASSES, picture, write_tiny_bundle
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = str(tmp_path_factory.mktemp("models") / "bundle")
-    write_tiny_bundle(folder)
-    return folder
-
-
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     folder = tmp_path / "images"
@@ -48,14 +41,14 @@ def rows_of(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(text.splitlines()))
 
 
-def test_every_image_gets_a_row_sorted_by_path(bundle: str, images: Path, tmp_path: Path) -> None:
+def test_every_image_gets_a_row_sorted_by_path(tiny_bundle: str, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "results" / "predictions.csv"
-    summary = label_images(LabelConfig(bundle, str(images), str(out), probabilities=True, batch_size=2))
+    summary = label_images(LabelConfig(tiny_bundle, str(images), str(out), probabilities=True, batch_size=2))
     rows = rows_of(out.read_text())
     assert list(rows[0]) == ["path", "label", "probability", "confident", "error", *(f"p_{name}" for name in CLASSES)]
     names = ["-d.png", 'a, "1".png', "b.png", "cut.png", "deep/c.PNG", "empty.jpg"]
     assert [row["path"] for row in rows] == [str(images / name) for name in names]
-    answers = Predictor.load(bundle).predict_bytes([(images / name).read_bytes() for name in names])
+    answers = Predictor.load(tiny_bundle).predict_bytes([(images / name).read_bytes() for name in names])
     for row, answer in zip(rows, answers, strict=True):
         if isinstance(answer, Failure):
             assert row["error"] == f"{answer.code}: {answer.message}"
@@ -75,20 +68,20 @@ def test_every_image_gets_a_row_sorted_by_path(bundle: str, images: Path, tmp_pa
 
 
 @pytest.mark.parametrize("suffix", [".pgm", ".pnm", ".apng"])
-def test_all_that_trains_is_labelled(bundle: str, images: Path, tmp_path: Path, suffix: str) -> None:
+def test_all_that_trains_is_labelled(tiny_bundle: str, images: Path, tmp_path: Path, suffix: str) -> None:
     (images / f"zzz{suffix}").write_bytes(picture(5))
-    summary = label_images(LabelConfig(bundle, str(images), str(tmp_path / "out.csv")))
+    summary = label_images(LabelConfig(tiny_bundle, str(images), str(tmp_path / "out.csv")))
     assert summary.skipped == 2
     assert rows_of((tmp_path / "out.csv").read_text())[-1]["path"].endswith(f"zzz{suffix}")
 
 
-def test_an_output_is_not_overwritten_by_accident(bundle: str, images: Path, tmp_path: Path) -> None:
+def test_an_output_is_not_overwritten_by_accident(tiny_bundle: str, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "predictions.csv"
     out.write_text("dear work")
     with pytest.raises(UserError, match="--overwrite"):
-        label_images(LabelConfig(bundle, str(images), str(out)))
+        label_images(LabelConfig(tiny_bundle, str(images), str(out)))
     assert out.read_text() == "dear work"
-    label_images(LabelConfig(bundle, str(images), str(out), overwrite=True))
+    label_images(LabelConfig(tiny_bundle, str(images), str(out), overwrite=True))
     assert len(rows_of(out.read_text())) == 6
 
 
@@ -98,10 +91,10 @@ class KilledError(Exception):
 
 @pytest.mark.parametrize("damage", ["", "half a row", "another folder's row"])
 def test_a_stopped_run_leaves_no_output_and_goes_on(
-    bundle: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+    tiny_bundle: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
-    config = LabelConfig(bundle, str(images), str(tmp_path / "predictions.csv"), batch_size=1)
-    whole = LabelConfig(bundle, str(images), str(tmp_path / "whole.csv"))
+    config = LabelConfig(tiny_bundle, str(images), str(tmp_path / "predictions.csv"), batch_size=1)
+    whole = LabelConfig(tiny_bundle, str(images), str(tmp_path / "whole.csv"))
     label_images(whole)
     asked = 0
     predict = Predictor.predict_bytes
@@ -129,12 +122,12 @@ def test_a_stopped_run_leaves_no_output_and_goes_on(
     assert sum(summary.labels.values()) + sum(summary.failures.values()) == 6
 
 
-def test_another_model_does_not_go_on_with_foreign_rows(bundle: str, images: Path, tmp_path: Path) -> None:
+def test_another_model_does_not_go_on_with_foreign_rows(tiny_bundle: str, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "predictions.csv"
     other = str(tmp_path / "other")
     left = tmp_path / f"predictions.csv.{write_tiny_bundle(other, seed=1)}.partial"
     left.write_text("path,label,probability,confident,error\r\n")
-    assert label_images(LabelConfig(bundle, str(images), str(out))).resumed == 0
+    assert label_images(LabelConfig(tiny_bundle, str(images), str(out))).resumed == 0
 
 
 @pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "\nx"])
@@ -149,14 +142,14 @@ def test_plain_cells_stay_as_they_are() -> None:
         assert labelling._plain(cell) == cell
 
 
-def test_file_names_that_are_no_text_survive(bundle: str, tmp_path: Path) -> None:
+def test_file_names_that_are_no_text_survive(tiny_bundle: str, tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     name = os.fsencode(folder) + b"/\xff\n1.png"
     with open(name, "wb") as file:
         file.write(picture(1))
     out = tmp_path / "predictions.csv"
-    label_images(LabelConfig(bundle, str(folder), str(out)))
+    label_images(LabelConfig(tiny_bundle, str(folder), str(out)))
     assert name in out.read_bytes()
 
 
@@ -169,11 +162,11 @@ def test_settings_check_themselves(values: dict[str, Any], complaint: str) -> No
         LabelConfig(**{"bundle": "b", "images": "i", **values})
 
 
-def test_from_bucket_to_bucket(bundle: str, images: Path, tmp_path: Path, bucket: str) -> None:
+def test_from_bucket_to_bucket(tiny_bundle: str, images: Path, tmp_path: Path, bucket: str) -> None:
     local = tmp_path / "predictions.csv"
-    label_images(LabelConfig(bundle, str(images), str(local)))
+    label_images(LabelConfig(tiny_bundle, str(images), str(local)))
     store.upload_folder(str(images), f"{bucket}/dive")
-    store.upload_folder(bundle, f"{bucket}/model")
+    store.upload_folder(tiny_bundle, f"{bucket}/model")
     out = f"{bucket}/results/predictions.csv"
     config = LabelConfig(f"{bucket}/model", f"{bucket}/dive", out, cache_dir=str(tmp_path / "cache"))
     label_images(config)
@@ -189,9 +182,9 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, str(ROOT / "serve" / "classify.py"), *arguments]
 
 
-def test_the_command(bundle: str, images: Path, tmp_path: Path) -> None:
+def test_the_command(tiny_bundle: str, images: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        command("--bundle", bundle, "--images", "images", "--out", "out.csv"),
+        command("--bundle", tiny_bundle, "--images", "images", "--out", "out.csv"),
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.startswith("6 images: ")
@@ -204,11 +197,11 @@ def test_the_command(bundle: str, images: Path, tmp_path: Path) -> None:
     [("nowhere", "images", "no bundle there"), ("", "nowhere", "no such folder"), ("", "images/deep/none", "no image")],
 )
 def test_what_cannot_be_done_is_one_line_and_code_2(
-    bundle: str, images: Path, tmp_path: Path, bundle_name: str, images_name: str, complaint: str
+    tiny_bundle: str, images: Path, tmp_path: Path, bundle_name: str, images_name: str, complaint: str
 ) -> None:
     (images / "deep" / "none").mkdir()
     done = subprocess.run(
-        command("--bundle", bundle_name or bundle, "--images", images_name),
+        command("--bundle", bundle_name or tiny_bundle, "--images", images_name),
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2
@@ -226,8 +219,8 @@ def many(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_killed_command_goes_on(bundle: str, many: Path, tmp_path: Path) -> None:
-    line = command("--bundle", bundle, "--images", str(many), "--out", "out.csv", "--batch-size", "1")
+def test_a_killed_command_goes_on(tiny_bundle: str, many: Path, tmp_path: Path) -> None:
+    line = command("--bundle", tiny_bundle, "--images", str(many), "--out", "out.csv", "--batch-size", "1")
     process = subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         while process.poll() is None and not any(p.stat().st_size > 500 for p in tmp_path.glob("*.partial")):
