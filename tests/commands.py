@@ -20,10 +20,16 @@ PATIENCE_S = 240  # a bound for a hanging command, not a claim about speed
 class Command:
     """A running command whose output is gathered line by line."""
 
-    def __init__(self, *arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        program: str = sys.executable,
+        cwd: Path | None = None,
+        env: dict[str, str] | None = None,
+    ) -> None:
         self.lines: list[str] = []
         self._process = subprocess.Popen(
-            [sys.executable, *arguments],
+            [program, *arguments],
             cwd=cwd or ROOT,
             env={**os.environ, **(env or {})},
             stdout=subprocess.PIPE,
@@ -40,7 +46,7 @@ class Command:
     def __exit__(self, *_: object) -> None:
         """A test that fails leaves nothing running."""
         if self._process.poll() is None:
-            self.signal(signal.SIGINT)
+            self.ctrl_c()
             self.end()
 
     def _read(self) -> None:
@@ -73,6 +79,10 @@ class Command:
 
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
+
+    def ctrl_c(self) -> None:
+        """To the command and all that it started in the foreground, as a terminal does."""
+        os.killpg(self._process.pid, signal.SIGINT)
 
     def end(self) -> int:
         """Wait for the end; the exit code."""

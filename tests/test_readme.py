@@ -1,13 +1,12 @@
 """The README is run, not read: its commands in their order, its file list against the tree."""
 
+import contextlib
 import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ import tyro
 
 from serve.labelling import LabelConfig
 from serve.settings import ServeConfig
-from tests.commands import ROOT
+from tests.commands import ROOT, Command
 from tune.settings import SearchConfig, TrainJobConfig
 
 README = (ROOT / "README.md").read_text()
@@ -61,54 +60,23 @@ def bash(script: str, clone: Path, env: dict[str, str]) -> str:
     return done.stdout
 
 
-class Server:
-    """A block that runs until it is stopped."""
-
-    def __init__(self, script: str, clone: Path, env: dict[str, str]) -> None:
-        self._process = subprocess.Popen(
-            ["bash", "-c", f"exec {script}"],
-            cwd=clone,
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        self._ready = threading.Event()
-        self._lines: list[str] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        assert self._ready.wait(240), f"did not answer:\n{''.join(self._lines)}"
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.append(line)
-            if "answers at" in line:
-                self._ready.set()
-
-    def stop(self) -> None:
-        os.killpg(self._process.pid, signal.SIGINT)
-        assert self._process.wait(120) == 0, "".join(self._lines)
-        self._reader.join()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+def stop(server: Command) -> None:
+    server.ctrl_c()
+    assert server.end() == 0, server.text
 
 
 @pytest.mark.ray
 def test_the_readmes_commands_run_in_their_order(clone: Path, cache_dir: str) -> None:
     env = environment(cache_dir)
     printed: list[str] = []
-    servers: list[Server] = []
-    try:
+    with contextlib.ExitStack() as servers:
         for tag, script in BLOCKS:
             if tag == "":
                 printed.append(bash(script, clone, env))
-            elif tag == "server":
-                servers.append(Server(script.strip(), clone, env))
-    finally:
-        for server in servers:
-            server.stop()
+            elif tag == "server":  # stays up for the blocks after it
+                server = servers.enter_context(Command("-c", f"exec {script}", program="bash", cwd=clone, env=env))
+                server.wait_for("answers at")
+                servers.callback(stop, server)
     first = printed[0]
     assert "generated" in first
     assert len(re.findall(r"^trial +\d", first, re.MULTILINE)) == 8
