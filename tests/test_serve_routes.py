@@ -23,31 +23,23 @@ from tests.serving import (
     files,
     picture,
     plain_endpoint,
-    write_tiny_bundle,
 )
 
 MIB = 1024 * 1024
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = str(tmp_path_factory.mktemp("models") / "bundle")
-    write_tiny_bundle(folder)
-    return folder
+def predictor(tiny_bundle: str) -> Predictor:
+    return Predictor.load(tiny_bundle)
+
+
+def client_of(tiny_bundle: str, **settings: Any) -> Client:
+    return Client(plain_endpoint(tiny_bundle, **settings)[1])
 
 
 @pytest.fixture(scope="module")
-def predictor(bundle: str) -> Predictor:
-    return Predictor.load(bundle)
-
-
-def client_of(bundle: str, **settings: Any) -> Client:
-    return Client(plain_endpoint(bundle, **settings)[1])
-
-
-@pytest.fixture(scope="module")
-def client(bundle: str) -> Client:
-    return client_of(bundle, max_body_mb=1, max_files=5)
+def client(tiny_bundle: str) -> Client:
+    return client_of(tiny_bundle, max_body_mb=1, max_files=5)
 
 
 def code_of(response: httpx.Response) -> str:
@@ -107,8 +99,8 @@ def test_a_body_over_the_limit_is_refused_whether_it_announces_its_size_or_not(c
     assert client.post("/predict", content=chunks(MIB)).status_code == 200  # at the limit: an image that fails
 
 
-def test_a_size_that_lies_does_not_get_past_the_limit(bundle: str) -> None:
-    _, app = plain_endpoint(bundle, max_body_mb=0.1)
+def test_a_size_that_lies_does_not_get_past_the_limit(tiny_bundle: str) -> None:
+    _, app = plain_endpoint(tiny_bundle, max_body_mb=0.1)
     sent = [{"type": "http.request", "body": bytes(65536), "more_body": True}] * 1000
     status, body, taken = asyncio.run(call(app, sent, headers=[(b"content-length", b"10")]))
     assert status == 413
@@ -150,16 +142,16 @@ async def call(
     return status, b"".join(message.get("body", b"") for message in sent), taken
 
 
-def test_a_slow_body_is_given_up(bundle: str) -> None:
-    _, app = plain_endpoint(bundle, body_timeout_s=0.05)
+def test_a_slow_body_is_given_up(tiny_bundle: str) -> None:
+    _, app = plain_endpoint(tiny_bundle, body_timeout_s=0.05)
     messages = [{"type": "http.request", "body": b"\x89PNG", "more_body": True}]
     status, body, _ = asyncio.run(call(app, messages, wait_s=30))
     assert status == 408
     assert json.loads(body)["error"]["code"] == "body_timeout"
 
 
-def test_an_aborted_body_ends_in_silence(bundle: str, caplog: pytest.LogCaptureFixture) -> None:
-    _, app = plain_endpoint(bundle)
+def test_an_aborted_body_ends_in_silence(tiny_bundle: str, caplog: pytest.LogCaptureFixture) -> None:
+    _, app = plain_endpoint(tiny_bundle)
     messages = [{"type": "http.request", "body": b"\x89PNG", "more_body": True}]
     assert asyncio.run(call(app, messages)) == (0, b"", 1)
     assert not caplog.records
