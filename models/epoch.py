@@ -15,6 +15,7 @@ from data.collection import Subset
 from models import batches, seeds
 from models.augment import draw
 from models.batches import World
+from models.catalog import Classifier
 from models.optimise import TrainConfig, learning_rate_at, make_optimizer, set_learning_rate
 from models.records import NonFiniteLoss
 from models.sources import Source
@@ -25,11 +26,22 @@ _LOOK_EVERY = 50
 
 
 class Passed(NamedTuple):
-    """The means of one pass over all workers' images."""
+    """The means of one pass over all workers' training images."""
+
+    loss: float
+    accuracy: float
+
+
+class Judged(NamedTuple):
+    """What one pass over all workers' validation images gave; the shares are from 0 to 1."""
 
     loss: float
     accuracy: float
     balanced_accuracy: float
+    top_share: float
+    """Of the images, those given the class that is named most often: 1 where nothing is told apart."""
+    dead_units: float
+    """Of the dense layer's units, those whose ReLU gave 0 for every image: they hardly ever learn again."""
 
 
 class Learner:
@@ -65,28 +77,41 @@ class Learner:
                 totals += self._look(epoch, step + 1 - len(waiting), waiting)
                 waiting.clear()
         self._average_buffers()
-        return self._passed(totals)
+        counted = totals[1 + self._classes :].sum()
+        return Passed(float(totals[0] / counted), float(totals[1 : 1 + self._classes].sum() / counted))
 
-    def validate(self, subset: Subset, epoch: int) -> Passed:
+    def validate(self, subset: Subset, epoch: int) -> Judged:
         """Score the images of `subset`, in eval mode and never augmented; each worker scores its share of them."""
-        share = self._world.part(len(subset.rows))
+        share, classes = self._world.part(len(subset.rows)), self._classes
         rows, labels = subset.rows[share], subset.labels[share]
-        sums = torch.zeros(1 + 2 * self._classes, dtype=torch.float64, device=self._device)
+        sums = torch.zeros(1 + 2 * classes, dtype=torch.float64, device=self._device)
+        named = torch.zeros(classes, dtype=torch.float64, device=self._device)
         self.trained.eval()
-        with torch.no_grad():
+        with torch.no_grad(), _Firing(self.trained, self._device) as firing:
             for start in range(0, len(rows), self._source.chunk):
                 part = slice(start, start + self._source.chunk)
                 logits = self.trained(self._source.plain(rows[part])).double()
                 truth = torch.from_numpy(labels[part]).to(self._device)
                 sums += self._tally(F.cross_entropy(logits, truth, reduction="none"), logits, truth)
-        passed = self._passed(self._over_workers(sums).cpu().numpy())
-        if not np.isfinite(passed.loss):
+                named.index_add_(0, logits.argmax(1), torch.ones_like(truth, dtype=torch.float64))
+        # One message for all: sums and counts add up exactly, and a unit that fired on any worker is alive.
+        both = self._over_workers(torch.cat((sums, named, firing.fired.double()))).cpu().numpy()
+        totals, named_everywhere, fired = np.split(both, [1 + 2 * classes, 1 + 3 * classes])
+        if not np.isfinite(totals[0]):
             rate = learning_rate_at(self._config, self.steps - 1)
             raise NonFiniteLoss(
                 f"the validation loss is no finite number after epoch {epoch}, batch {self.steps} of the run, learning "
                 f"rate {rate:g}; give a lower --learning-rate"
             )
-        return passed
+        right, counts = totals[1 : 1 + classes], totals[1 + classes :]
+        present, images = counts > 0, counts.sum()
+        return Judged(
+            loss=float(totals[0] / images),
+            accuracy=float(right.sum() / images),
+            balanced_accuracy=float((right[present] / counts[present]).mean()),
+            top_share=float(named_everywhere.max() / images),
+            dead_units=float((fired == 0).mean()),
+        )
 
     def _step(self, subset: Subset, epoch: int, step: int, batch: batches.Indices, weights: Tensor | None) -> Tensor:
         """Learn from this worker's part of a global batch; its tally stays on the device."""
@@ -128,12 +153,6 @@ class Learner:
             )
         return np.asarray(tallies.sum(axis=0))
 
-    def _passed(self, totals: np.ndarray[Any, Any]) -> Passed:
-        right, counts = totals[1 : 1 + self._classes], totals[1 + self._classes :]
-        present = counts > 0
-        balanced = (right[present] / counts[present]).mean()
-        return Passed(float(totals[0] / counts.sum()), float(right.sum() / counts.sum()), float(balanced))
-
     def _class_weights(self, subset: Subset) -> Tensor | None:
         if self._config.balance != "weights":
             return None
@@ -156,3 +175,24 @@ class Learner:
                     for buffer in (module.running_mean, module.running_var):
                         assert buffer is not None
                         self._over_workers(buffer).div_(self._world.size)
+
+
+class _Firing:
+    """Watches the dense layer's ReLU while the network is in use: `fired` (units,) says which gave more than 0."""
+
+    def __init__(self, trained: nn.Module, device: torch.device) -> None:
+        head = trained.head if isinstance(trained, Classifier) else trained
+        assert isinstance(head, nn.Sequential)
+        (self._relu,) = (module for module in head if isinstance(module, nn.ReLU))
+        units = next(module.out_features for module in head if isinstance(module, nn.Linear))
+        self.fired = torch.zeros(units, dtype=torch.bool, device=device)
+
+    def __enter__(self) -> "_Firing":
+        self._hook = self._relu.register_forward_hook(self._look)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hook.remove()
+
+    def _look(self, _module: nn.Module, _inputs: object, outputs: Tensor) -> None:
+        self.fired |= (outputs > 0).any(dim=0)

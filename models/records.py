@@ -60,8 +60,11 @@ class EpochScores:
     validation_loss: float  # mean natural log loss, unweighted
     validation_accuracy: float
     validation_balanced_accuracy: float  # mean recall over the classes that validation has
+    validation_top_share: float  # of the validation images, those given the class that is named most often, 0..1
+    dead_units: float  # of the dense layer's units, those that are zero for every validation image, 0..1
     images: int  # training images seen in this epoch, all workers together
     seconds: float
+    cpu_seconds: float  # of this process and all its threads
     best_epoch: int
     best_validation_loss: float
     best_validation_accuracy: float  # of the best epoch, which is the one with the least validation loss

@@ -64,7 +64,7 @@ class TrainingRun:
     def run_epoch(self) -> EpochScores:
         """Train on every training image once, then score the validation images. NonFiniteLoss if it diverges."""
         assert not self.finished, "the run is finished"
-        start, epoch = time.perf_counter(), len(self.scores) + 1
+        start, cpu_start, epoch = time.perf_counter(), time.process_time(), len(self.scores) + 1
         training = self._learner.train(self.data.train, epoch)
         validation = self._learner.validate(self.data.validation, epoch)
         best = (epoch, validation.loss, validation.accuracy)
@@ -81,8 +81,11 @@ class TrainingRun:
             validation_loss=validation.loss,
             validation_accuracy=validation.accuracy,
             validation_balanced_accuracy=validation.balanced_accuracy,
+            validation_top_share=validation.top_share,
+            dead_units=validation.dead_units,
             images=len(self.data.train.rows),
             seconds=time.perf_counter() - start,
+            cpu_seconds=time.process_time() - cpu_start,
             best_epoch=best[0],
             best_validation_loss=best[1],
             best_validation_accuracy=best[2],

@@ -40,6 +40,13 @@ def test_a_bundle_round_trips(model: Classifier, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["b"]
 
 
+def test_learning_curves_of_older_bundles_are_read(model: Classifier, tmp_path: Path) -> None:
+    older = {"epoch": 1, "validation_loss": 0.5, "seconds": 1.5}
+    for scores in (older, {**older, "validation_top_share": 0.4, "dead_units": 0.0, "cpu_seconds": 1.2}):
+        write(tmp_path / "b", model, learning_curve=[scores])
+        assert read_bundle(str(tmp_path / "b"))[0].learning_curve == [scores]
+
+
 def test_a_bundle_lives_in_a_bucket(model: Classifier, bucket: str, tmp_path: Path) -> None:
     written = write(f"{bucket}/runs/b", model)
     for _ in range(2):

@@ -28,7 +28,7 @@ def finish(run: TrainingRun) -> TrainingRun:
 
 
 def numbers(run: TrainingRun) -> list[dict[str, Any]]:
-    return [{**scores.as_dict(), "seconds": 0} for scores in run.scores]
+    return [{**scores.as_dict(), "seconds": 0, "cpu_seconds": 0} for scores in run.scores]
 
 
 def state(run: TrainingRun) -> dict[str, torch.Tensor]:
@@ -43,6 +43,29 @@ def test_it_learns_and_says_what_it_saw() -> None:
     assert [scores.epoch for scores in run.scores] == list(range(1, 13))
     assert {scores.images for scores in run.scores} == {64}
     assert set(last.as_dict()) == set(EpochScores.__dataclass_fields__)
+    assert 1 / 3 <= last.validation_top_share < 0.5
+    assert last.dead_units < 0.7
+    assert last.cpu_seconds > 0
+
+
+@pytest.mark.parametrize("dead", [0, 8, 32])
+def test_units_that_never_fire_are_counted(dead: int) -> None:
+    run = TrainingRun(CNN, TrainConfig(learning_rate=1e-9, epochs=1), toy_data())
+    with torch.no_grad():
+        state(run)["head.0.bias"].fill_(10)[:dead] = -1e6
+    scores = run.run_epoch()
+    assert scores.dead_units == dead / 32
+    if dead == 32:  # nothing of the image comes through: all get the class of the largest bias
+        assert scores.validation_top_share == 1
+
+
+def test_the_most_named_class_is_the_most_named() -> None:
+    run = TrainingRun(CNN, TrainConfig(), toy_data())
+    with torch.no_grad():
+        state(run)["head.3.bias"][1] = 1e6
+    judged = run._learner.validate(run.data.validation, epoch=1)
+    assert (judged.top_share, judged.accuracy) == (1, (run.data.validation.labels == 1).mean())
+    assert run._learner.trained.head[1]._forward_hooks == {}  # type: ignore[union-attr, index]
 
 
 @pytest.mark.parametrize("model", [CNN, RESNET, MOBILENET], ids=lambda config: config.model)
@@ -248,9 +271,10 @@ def test_what_is_no_checkpoint_says_so(tmp_path: Path, saved: tuple[str, Trainin
     (tmp_path / "checkpoint.pt").write_bytes(Path(saved[0], "checkpoint.pt").read_bytes()[:1000])
     with pytest.raises(UserError, match="broken checkpoint"):
         load_best(str(tmp_path), CNN)
-    torch.save({"format_version": 99}, tmp_path / "checkpoint.pt")
-    with pytest.raises(UserError, match="checkpoint format 99"):
-        load_best(str(tmp_path), CNN)
+    for version in (1, 99):
+        torch.save({"format_version": version}, tmp_path / "checkpoint.pt")
+        with pytest.raises(UserError, match=f"checkpoint format {version}, .*; use the one it is from"):
+            load_best(str(tmp_path), CNN)
     with pytest.raises(UserError, match="give the same model settings"):
         load_best(saved[0], replace(CNN, dropout=0))
 

@@ -67,6 +67,14 @@ def losing(world: World, folder: Path) -> Any:
     return ""
 
 
+def judging(world: World, folder: Path) -> Any:
+    """Untrained weights judge images that cannot be shared out evenly; six units never fire, some fire on few."""
+    run = TrainingRun(CNN, PLAIN, toy_data(train=16, validation=13), world=world)
+    with torch.no_grad():
+        run._learner.trained.state_dict()["head.0.bias"][:6] = -1e6
+    return run._learner.validate(run.data.validation, epoch=1)._asdict()
+
+
 def over_features(world: World, folder: Path) -> Any:
     """A frozen base: how often this worker ran it, and what came of it."""
     made: list[int] = []
@@ -84,7 +92,7 @@ def over_features(world: World, folder: Path) -> Any:
     return {**finish(run), "passes": len(made)}
 
 
-WORK: tuple[Callable[[World, Path], Any], ...] = (batchings, with_buffers, losing, over_features)
+WORK: tuple[Callable[[World, Path], Any], ...] = (batchings, with_buffers, losing, judging, over_features)
 
 
 def worker(rank: int, size: int, folder: Path) -> None:
@@ -122,14 +130,24 @@ def test_all_workers_end_with_the_same_parameters_and_buffers(two: Results) -> N
         assert torch.equal(value, second["state"][name]), name
         assert torch.equal(value, first["again"][name]), name
         assert torch.equal(value, second["again"][name]), name
+    timeless = {"seconds": 0, "cpu_seconds": 0}
     for ours, theirs in zip(first["scores"], second["scores"], strict=True):
-        assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
+        assert {**ours, **timeless} == {**theirs, **timeless}
 
 
 def test_every_worker_hears_of_a_lost_loss(two: Results) -> None:
     first, second = (rank["losing"] for rank in two)
     assert first == second
     assert "epoch 1, batch 1, learning rate 0.001" in first
+
+
+def test_two_workers_judge_as_one(two: Results, tmp_path: Path) -> None:
+    alone = judging(World(), tmp_path)
+    assert 6 / 32 <= alone["dead_units"] < 1
+    for rank in two:
+        theirs = rank["judging"]
+        assert theirs == {**alone, "loss": theirs["loss"]}
+        assert theirs["loss"] == pytest.approx(alone["loss"], abs=1e-9)
 
 
 def test_two_workers_compute_features_once(two: Results) -> None:
