@@ -1,0 +1,62 @@
+"""The search doctor: a table of rules about what can be wrong with a search, asked before, during and after it.
+
+A rule is a function from facts to a finding or None, in `doctorspace` (before) or `doctortrials` (during and after),
+and a line in `RULES`. It says only what the rows at hand support, and None while they are too few.
+"""
+
+from tune import doctorspace, doctortrials
+from tune.doctorfacts import Facts, Finding, Rule, facts_of
+from tune.doctortrials import at_bounds
+
+__all__ = ["RULES", "Facts", "Finding", "Rule", "after", "at_bounds", "before", "facts_of", "lines"]
+
+RULES: tuple[Rule, ...] = (
+    Rule("scale", "before", doctorspace.scale),
+    Rule("dead-region", "before", doctorspace.dead_region),
+    Rule("few-trials", "before", doctorspace.few_trials),
+    Rule("patience", "before", doctorspace.patience),
+    Rule("small-validation", "before", doctorspace.small_validation),
+    Rule("rare-class", "before", doctorspace.rare_class),
+    Rule("one-class", "before", doctorspace.one_class),
+    Rule("blank-images", "before", doctorspace.blank_images),
+    Rule("unused-images", "before", doctorspace.unused_images),
+    Rule("collapsed", "after", doctortrials.collapsed),
+    Rule("learning-rate", "after", doctortrials.learning_rate),
+    Rule("nothing-learned", "after", doctortrials.nothing_learned),
+    Rule("dead-relus", "after", doctortrials.dead_relus),
+    Rule("diverged", "after", doctortrials.diverged),
+    Rule("same-error", "after", doctortrials.same_error),
+    Rule("gap", "after", doctortrials.gap),
+    Rule("at-bound", "after", doctortrials.at_bound),
+    Rule("indistinguishable", "after", doctortrials.indistinguishable),
+    Rule("defaults", "after", doctortrials.not_better_than_default),
+    Rule("still-learning", "after", doctortrials.still_learning),
+)
+
+
+def before(facts: Facts) -> list[Finding]:
+    """What is wrong with the space, the plan or the images; empty if nothing is."""
+    return _ask("before", facts)
+
+
+def after(facts: Facts) -> list[Finding]:
+    """What the trials so far say; for a running search too. Empty if nothing is wrong or too little is known."""
+    return _ask("after", facts)
+
+
+def lines(findings: list[Finding]) -> list[str]:
+    """The findings for the terminal, warnings first: what and its evidence in one line, what to do in the next."""
+    ordered = sorted(findings, key=lambda finding: finding.severity != "warning")
+    return [
+        line
+        for finding in ordered
+        for line in (
+            f"{finding.severity:<12}{finding.what}: {finding.evidence}",
+            f"{'':<12}-> {finding.advice}",
+        )
+    ]
+
+
+def _ask(when: str, facts: Facts) -> list[Finding]:
+    asked = (rule.check(facts) for rule in RULES if rule.when == when)
+    return [finding for finding in asked if finding is not None]
