@@ -1,12 +1,12 @@
 """The search doctor: a table of rules about what can be wrong with a search, asked before, during and after it.
 
-A rule is a function from facts to a finding or None, in `doctorspace` (before) or `doctortrials` (during and after),
-and a line in `RULES`. It says only what the rows at hand support, and None while they are too few.
+A rule is a function from facts to a finding or None, in `doctorspace` (before), `doctortrials` or `doctorbest` (during
+and after), and a line in `RULES`. It says only what the rows at hand support, and None while they are too few.
 """
 
-from tune import doctorspace, doctortrials
+from tune import doctorbest, doctorspace, doctortrials
+from tune.doctorbest import at_bounds
 from tune.doctorfacts import Facts, Finding, Rule, facts_of
-from tune.doctortrials import at_bounds
 
 __all__ = ["RULES", "Facts", "Finding", "Rule", "after", "at_bounds", "before", "facts_of", "lines"]
 
@@ -26,11 +26,11 @@ RULES: tuple[Rule, ...] = (
     Rule("dead-relus", "after", doctortrials.dead_relus),
     Rule("diverged", "after", doctortrials.diverged),
     Rule("same-error", "after", doctortrials.same_error),
-    Rule("gap", "after", doctortrials.gap),
-    Rule("at-bound", "after", doctortrials.at_bound),
-    Rule("indistinguishable", "after", doctortrials.indistinguishable),
-    Rule("defaults", "after", doctortrials.not_better_than_default),
-    Rule("still-learning", "after", doctortrials.still_learning),
+    Rule("gap", "after", doctorbest.gap),
+    Rule("at-bound", "after", doctorbest.at_bound),
+    Rule("indistinguishable", "after", doctorbest.indistinguishable),
+    Rule("defaults", "after", doctorbest.not_better_than_default),
+    Rule("still-learning", "after", doctorbest.still_learning),
 )
 
 

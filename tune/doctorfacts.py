@@ -28,6 +28,9 @@ _LEAST_EPOCHS = 3
 # All validation images but a rounding are given one class.
 _ONE_CLASS = 0.999
 
+FEW = 4
+"""Scored trials below which nothing is said of a share of them."""
+
 Severity = Literal["note", "warning"]
 
 
