@@ -40,7 +40,7 @@ def draw(count: int, seed: int, epoch: int, step: int) -> Tensor:
 
 
 def augment(images: Tensor, draws: Tensor, strength: Strength) -> Tensor:
-    """`images` float32 (B, 3, H, W) in 0..1, `draws` from `draw` (B, 8) -> the same shape and range, channels last."""
+    """`images` float32 (B, 3, H, W) in 0..1, `draws` from `draw` (B, 8) -> the same shape, range and layout."""
     if strength == "off":
         return images
     ranges = _RANGES[strength]
@@ -60,7 +60,8 @@ def _geometry(images: Tensor, draws: Tensor, ranges: Ranges) -> Tensor:
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     # Reflection: corners from outside look like more of the scene, not like black wedges that a network could learn.
     moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    return moved.contiguous(memory_format=torch.channels_last)
+    last = images.is_contiguous(memory_format=torch.channels_last)
+    return moved.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 def _colour(images: Tensor, draws: Tensor, ranges: Ranges) -> Tensor:

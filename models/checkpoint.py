@@ -45,3 +45,13 @@ def read(folder: str) -> dict[str, Any]:
 def snapshot(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A copy of a state dict in main memory, which later steps do not change."""
     return {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Load an optimiser's state, each tensor laid out in memory as its parameter is, whatever it was saved as: a fused
+    step walks through both side by side, and would pair the wrong numbers without a word."""
+    optimizer.load_state_dict(dict(state))
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

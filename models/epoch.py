@@ -16,6 +16,7 @@ from models import batches, seeds
 from models.augment import draw
 from models.batches import World
 from models.catalog import Classifier
+from models.feeding import to_device
 from models.optimise import TrainConfig, learning_rate_at, make_optimizer, set_learning_rate
 from models.records import NonFiniteLoss
 from models.sources import Source
@@ -91,7 +92,7 @@ class Learner:
             for start in range(0, len(rows), self._source.chunk):
                 part = slice(start, start + self._source.chunk)
                 logits = self.trained(self._source.plain(rows[part])).double()
-                truth = torch.from_numpy(labels[part]).to(self._device)
+                truth = to_device(labels[part], self._device)
                 sums += self._tally(F.cross_entropy(logits, truth, reduction="none"), logits, truth)
                 named.index_add_(0, logits.argmax(1), torch.ones_like(truth, dtype=torch.float64))
         # One message for all: sums and counts add up exactly, and a unit that fired on any worker is alive.
@@ -117,8 +118,10 @@ class Learner:
         """Learn from this worker's part of a global batch; its tally stays on the device."""
         config, part = self._config, self._world.part(len(batch))
         mine = batch[part]
-        draws = None if config.augment == "off" else draw(len(batch), config.seed, epoch, step)[part]
-        labels = torch.from_numpy(subset.labels[mine]).to(self._device)
+        draws = None
+        if config.augment != "off":
+            draws = to_device(draw(len(batch), config.seed, epoch, step)[part].numpy(), self._device)
+        labels = to_device(subset.labels[mine], self._device)
         set_learning_rate(self.optimizer, learning_rate_at(config, self.steps))
         with self._mixed_precision():
             logits = self._wrapped(self._source.training(subset.rows[mine], draws)).float()

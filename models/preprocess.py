@@ -1,5 +1,6 @@
 """Pixels to the network's input: the same few operations in training, in the feature pass and in the predictor."""
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,6 +15,13 @@ from data.images import Resize
 # Mean and standard deviation of ImageNet's training set in RGB over 0..1: what torchvision's weights were trained with.
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@functools.lru_cache(maxsize=16)
+def _per_channel(values: tuple[float, float, float], device: torch.device) -> Tensor:
+    """(1, 3, 1, 1), made once: a copy from main memory to a GPU in each batch would make both wait."""
+    with torch.inference_mode(False):  # made in whichever mode comes first, used in all
+        return torch.tensor(values, device=device).view(1, 3, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -34,8 +42,13 @@ class Preprocess:
         """x / 255 for cnn (as in the story), ImageNet's mean and std for the backbones."""
         return cls(resize) if model == "cnn" else cls(resize, _IMAGENET_MEAN, _IMAGENET_STD)
 
-    def to_unit(self, images: "np.ndarray[Any, Any] | Tensor", device: str | torch.device = "cpu") -> Tensor:
-        """uint8 (B, H, W, 3), already resized -> float32 (B, 3, H, W) in 0..1, channels last.
+    def to_unit(
+        self,
+        images: "np.ndarray[Any, Any] | Tensor",
+        device: str | torch.device = "cpu",
+        layout: torch.memory_format = torch.channels_last,
+    ) -> Tensor:
+        """uint8 (B, H, W, 3), already resized -> float32 (B, 3, H, W) in 0..1, laid out as `layout`.
 
         The pixels travel to the device as bytes, and one new tensor is made; the rest happens in place.
         """
@@ -45,19 +58,24 @@ class Preprocess:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
             raise ValueError(f"images must be uint8 (B, H, W, 3), got {images.dtype} {tuple(images.shape)}")
         # (B, H, W, 3) seen as (B, 3, H, W) *is* channels last: no copy but the conversion to float.
-        return images.to(device).permute(0, 3, 1, 2).float().mul_(1 / 255)
+        return images.to(device).permute(0, 3, 1, 2).to(torch.float32, memory_format=layout).mul_(1 / 255)
 
     def normalise_(self, batch: Tensor) -> Tensor:
         """(x - mean) / std in place."""
         if self.mean != (0.0, 0.0, 0.0):
-            batch.sub_(torch.tensor(self.mean, device=batch.device).view(1, 3, 1, 1))
+            batch.sub_(_per_channel(self.mean, batch.device))
         if self.std != (1.0, 1.0, 1.0):
-            batch.div_(torch.tensor(self.std, device=batch.device).view(1, 3, 1, 1))
+            batch.div_(_per_channel(self.std, batch.device))
         return batch
 
-    def to_batch(self, images: "np.ndarray[Any, Any] | Tensor", device: str | torch.device = "cpu") -> Tensor:
-        """uint8 (B, H, W, 3), already resized -> float32 (B, 3, H, W), channels last."""
-        return self.normalise_(self.to_unit(images, device))
+    def to_batch(
+        self,
+        images: "np.ndarray[Any, Any] | Tensor",
+        device: str | torch.device = "cpu",
+        layout: torch.memory_format = torch.channels_last,
+    ) -> Tensor:
+        """uint8 (B, H, W, 3), already resized -> float32 (B, 3, H, W), laid out as `layout`."""
+        return self.normalise_(self.to_unit(images, device, layout))
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from models.augment import Strength, augment
+from models.feeding import Rows
 from models.preprocess import Preprocess
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -30,17 +31,25 @@ class Images:
 
     chunk = 32
 
-    def __init__(self, images: Array, preprocess: Preprocess, device: torch.device, strength: Strength) -> None:
+    def __init__(
+        self,
+        images: Rows,
+        preprocess: Preprocess,
+        device: torch.device,
+        strength: Strength,
+        layout: torch.memory_format = torch.channels_last,
+    ) -> None:
         self._images, self._preprocess, self._device, self._strength = images, preprocess, device, strength
+        self._layout = layout
 
     def training(self, rows: Array, draws: Tensor | None) -> Tensor:
-        batch = self._preprocess.to_unit(self._images[rows], self._device)
+        batch = self._preprocess.to_unit(self._images[rows], self._device, self._layout)
         if draws is not None:
             batch = augment(batch, draws, self._strength)
         return self._preprocess.normalise_(batch)
 
     def plain(self, rows: Array) -> Tensor:
-        return self._preprocess.to_batch(self._images[rows], self._device)
+        return self._preprocess.to_batch(self._images[rows], self._device, self._layout)
 
 
 class FrozenBase:

@@ -5,15 +5,17 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from data.errors import UserError
-from models import checkpoint, seeds, weights
+from models import checkpoint, probe, seeds, weights
 from models.batches import World
 from models.catalog import Classifier, ModelConfig, Standardise, build, build_base, build_head
 from models.epoch import Learner
 from models.features import frozen_features
+from models.feeding import near
 from models.optimise import TrainConfig, learning_rate_at
 from models.records import EpochScores, NonFiniteLoss, TrainingData
 from models.sources import FrozenBase, Images, KeptFeatures, Source
@@ -51,7 +53,10 @@ class TrainingRun:
         if self._device.type == "cuda" and self._device.index is not None:
             torch.cuda.set_device(self._device)  # or nccl would meet all workers of a node on its first GPU
         trained = self._make_trained()
-        self._learner = Learner(trained, self._make_source(trained), train, len(data.classes), world, self._device)
+        self._layout = self._choose_layout(trained)
+        trained = trained.to(memory_format=self._layout)
+        source = self._make_source(trained)
+        self._learner = Learner(trained, source, train, len(data.classes), world, self._device)
 
     @property
     def finished(self) -> bool:
@@ -126,7 +131,7 @@ class TrainingRun:
                     "go on with the same settings, or start anew in another folder"
                 )
         self._learner.trained.load_state_dict(content["state"])
-        self._learner.optimizer.load_state_dict(content["optimizer"])
+        checkpoint.restore_optimizer(self._learner.optimizer, content["optimizer"])
         self._learner.steps, self._best = content["steps"], content["best"]
         self.scores = [EpochScores(**scores) for scores in content["scores"]]
 
@@ -142,12 +147,25 @@ class TrainingRun:
                 trained = build(config, classes=classes, image_size=size, cache_dir=self._cache_dir)
         return trained.to(self._device)
 
+    def _choose_layout(self, trained: nn.Module) -> torch.memory_format:
+        """How weights and images lie in memory while training; over a frozen base nothing that learns is convolved."""
+        if self.model_config.frozen:
+            return torch.channels_last
+        return probe.layout_for(
+            trained,
+            self.model_config.model,
+            self.data.preprocess,
+            batch_size=self.config.batch_size // self.world.size,
+            world=self.world,
+            device=self._device,
+            cache_dir=self._cache_dir,
+        )
+
     def _make_source(self, trained: nn.Module) -> Source:
         """Where inputs come from; over a frozen base, the head's standardisation is fitted on the way."""
         data, config = self.data, self.model_config
-        images = Images(data.images, data.preprocess, self._device, self.config.augment)
         if not config.frozen:
-            return images
+            return self._images()
         features = frozen_features(
             config,
             data.images,
@@ -162,7 +180,12 @@ class TrainingRun:
         kept = KeptFeatures(features, self._device)
         if self.config.augment == "off":
             return kept
-        return FrozenBase(build_base(config, cache_dir=self._cache_dir).to(self._device), images, kept)
+        return FrozenBase(build_base(config, cache_dir=self._cache_dir).to(self._device), self._images(), kept)
+
+    def _images(self) -> Images:
+        data = self.data
+        pixels = near(data.images, np.concatenate((data.train.rows, data.validation.rows)), self._device)
+        return Images(pixels, data.preprocess, self._device, self.config.augment, self._layout)
 
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint must have in common with a run."""

@@ -15,8 +15,14 @@ prepare_environment()  # before anything imports Ray
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def user_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests that name no cache folder must not read or write the user's own."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("user-cache"))
+
+
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
+def ray_cluster(user_cache: None) -> Iterator[None]:
     """A local Ray with four logical CPUs, shared by all tests that need one: starting Ray is what costs."""
     import ray
 

@@ -12,7 +12,7 @@ import torch.distributed
 import torchvision
 from torch import multiprocessing
 
-from models import features
+from models import features, probe
 from models.catalog import ModelConfig
 from models.training import NonFiniteLoss, TrainConfig, TrainingRun, World
 from tests.models_toys import toy_data
@@ -75,6 +75,20 @@ def judging(world: World, folder: Path) -> Any:
     return run._learner.validate(run.data.validation, epoch=1)._asdict()
 
 
+def laid_out(world: World, folder: Path) -> Any:
+    """Each worker would choose another layout; what it trains in, and whether it measured at all."""
+    asked: list[int] = []
+
+    def measure(*_: Any) -> dict[str, float]:
+        asked.append(world.rank)
+        return {"channels_last": 1.0, "contiguous": 0.5 + world.rank}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probe, "_measure", measure)
+        run = TrainingRun(CNN, PLAIN, toy_data(train=16, validation=8), world=world, cache_dir=str(folder / "layouts"))
+    return {"contiguous": next(run._learner.trained.parameters()).is_contiguous(), "asked": asked}
+
+
 def over_features(world: World, folder: Path) -> Any:
     """A frozen base: how often this worker ran it, and what came of it."""
     made: list[int] = []
@@ -92,7 +106,7 @@ def over_features(world: World, folder: Path) -> Any:
     return {**finish(run), "passes": len(made)}
 
 
-WORK: tuple[Callable[[World, Path], Any], ...] = (batchings, with_buffers, losing, judging, over_features)
+WORK: tuple[Callable[[World, Path], Any], ...] = (batchings, with_buffers, losing, judging, laid_out, over_features)
 
 
 def worker(rank: int, size: int, folder: Path) -> None:
@@ -148,6 +162,10 @@ def test_two_workers_judge_as_one(two: Results, tmp_path: Path) -> None:
         theirs = rank["judging"]
         assert theirs == {**alone, "loss": theirs["loss"]}
         assert theirs["loss"] == pytest.approx(alone["loss"], abs=1e-9)
+
+
+def test_all_workers_take_the_layout_of_the_first(two: Results) -> None:
+    assert [rank["laid_out"] for rank in two] == [{"contiguous": True, "asked": [0]}, {"contiguous": True, "asked": []}]
 
 
 def test_two_workers_compute_features_once(two: Results) -> None:
