@@ -186,6 +186,13 @@ class Classifier(nn.Module):
         logits: Tensor = self.head(features)
         return logits
 
+    def logits_of_features(self, features: Array) -> Array:
+        """Logits float64 (n, classes) of the base's outputs float32 (n, F), on the CPU, in eval mode."""
+        self.eval()
+        with torch.inference_mode():
+            logits: Array = self.head(torch.from_numpy(np.array(features))).double().numpy()
+        return logits
+
     def train(self, mode: bool = True) -> "Classifier":
         """As in torch, but a frozen base stays in eval mode: its BatchNorm must not follow the training images."""
         super().train(mode)

@@ -32,6 +32,21 @@ def wilson(successes: int, n: int, z: float = 1.96) -> Interval:
     return (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)
 
 
+def paired_difference(won: int, lost: int, n: int, z: float = 1.96) -> tuple[float, float, float]:
+    """Difference of two accuracies on the same n images, and its interval, 95 % by default.
+
+    `won` images are answered rightly by the first only, `lost` by the second only. The interval is Agresti and Min's
+    (Statistics in Medicine 24, 2005): the usual one after half an image more in each of the four cells, which keeps
+    its promise for few images. It takes images as independent, as `wilson` does.
+    """
+    if not (won >= 0 and lost >= 0 and won + lost <= n and n > 0):
+        raise ValueError(f"won and lost must be counts of at most n > 0 images, got {won}, {lost} of {n}")
+    b, c, count = won + 0.5, lost + 0.5, n + 2
+    centre = (b - c) / count
+    half = z * float(np.sqrt(b + c - (b - c) ** 2 / count)) / count
+    return (won - lost) / n, max(-1.0, centre - half), min(1.0, centre + half)
+
+
 @dataclass(frozen=True)
 class ClassScores:
     """One class. Recall is over its `n` images, precision over the `predicted` ones that were called it; None of 0."""

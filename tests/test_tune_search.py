@@ -19,11 +19,14 @@ from models.catalog import ModelConfig
 from models.predictor import Prediction, Predictor
 from models.training import EpochScores, TrainConfig, TrainingRun
 from tune import runs
+from tune.budget import Budget
+from tune.objectives import ACCURACY
 from tune.outputs import RunFolder, begin, find_run, working_on
+from tune.plan import plan_of
 from tune.searching import concurrent_trials, run_search
 from tune.session import Session, start_ray
 from tune.settings import SearchConfig
-from tune.trial import OBJECTIVE, Job, Trial
+from tune.trial import Job, Trial
 
 pytestmark = pytest.mark.ray
 
@@ -199,7 +202,7 @@ def prepared(config: SearchConfig) -> tuple[RunFolder, Collection, Session]:
 def test_one_failing_trial_does_not_end_the_search(ray_cluster: None, config: SearchConfig) -> None:
     run, collection, session = prepared(config)
     job = Faulty(config.model, config.train, collection, bad=(1,))
-    finished = run_search(config, job, run, session)
+    finished = run_search(config, plan_of(config), job, run, session)
     assert list(finished.table["status"]) == ["finished", "failed", "finished"]
     failed = finished.table.iloc[1]
     assert "learning rate 1e+30" in failed["error"]
@@ -224,13 +227,15 @@ def test_a_trial_whose_process_dies_is_tried_again(ray_cluster: None, config: Se
     marks = tmp_path / "marks"
     marks.mkdir()
     job = Crashing(config.model, config.train, collection, marks=str(marks))
-    finished = run_search(replace(config, trials=2), job, run, session)
+    two = replace(config, trials=2)
+    finished = run_search(two, plan_of(two), job, run, session)
     assert set(finished.table["status"]) == {"finished"}
     assert len(list(marks.iterdir())) == 2
 
 
 def test_the_clock_stops_a_search_with_the_best_so_far(ray_cluster: None, config: SearchConfig) -> None:
-    long = replace(config, minutes=0.12, trials=500, train=replace(config.train, epochs=30, patience=0))
+    budget = Budget(budget_minutes=0.12)
+    long = replace(config, budget=budget, trials=500, train=replace(config.train, epochs=30, patience=0))
     assert runs.search(long) == 0
     table = pd.read_csv(Path(config.out) / "trials.csv")
     assert 0 < len(table) < 500
@@ -246,7 +251,7 @@ def test_a_trial_of_tune_reports_the_objective_and_its_end(config: SearchConfig,
     trial.setup({"epochs": 2, "dense_units": 8}, job)
     reports = [trial.step(), trial.step()]
     assert [r["done"] for r in reports] == [False, True]
-    assert reports[1][OBJECTIVE] == reports[1]["best_validation_accuracy"]
+    assert reports[1][ACCURACY.metric] == reports[1]["best_validation_accuracy"]
     trial.save_checkpoint(str(tmp_path / "saved"))
     again = Trial.__new__(Trial)
     again.setup({"epochs": 2, "dense_units": 8}, job)

@@ -76,7 +76,7 @@ def test_a_resume_tells_flags_that_differ() -> None:
     ("values", "message"),
     [
         ({"trials": -1}, "trials must be >= 0, got -1"),
-        ({"minutes": float("nan")}, "minutes must be >= 0, got nan"),
+        ({"max_concurrent": -1}, "max_concurrent must be >= 0, got -1"),
         ({"workers_per_trial": 0}, "workers_per_trial must be >= 1, got 0"),
         ({"resume": True}, "--resume needs --out"),
         ({"train": TrainConfig(learning_rate=5.0)}, "outside the search space"),

@@ -37,9 +37,10 @@ def train_worker(config: dict[str, Job]) -> str:
         if checkpoint is not None:
             with checkpoint.as_directory() as folder:
                 run.load(folder)
+        network = job.network_report()
         while not run.finished:
-            scores = run.run_epoch()
-            _report(epoch_report(scores, run.finished), run.save if world.rank == 0 else None)
+            run.run_epoch()
+            _report({**epoch_report(job, run), **network}, run.save if world.rank == 0 else None)
     except UserError as error:
         _report(failure_report(error), None)
         return str(error)

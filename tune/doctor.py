@@ -4,11 +4,17 @@ A rule is a function from facts to a finding or None, in `doctorspace` (before),
 and after), and a line in `RULES`. It says only what the rows at hand support, and None while they are too few.
 """
 
+import sys
+from dataclasses import replace
+
+import pandas as pd
+import tqdm
+
 from tune import doctorbest, doctorspace, doctortrials
 from tune.doctorbest import at_bounds
 from tune.doctorfacts import Facts, Finding, Rule, facts_of
 
-__all__ = ["RULES", "Facts", "Finding", "Rule", "after", "at_bounds", "before", "facts_of", "lines"]
+__all__ = ["RULES", "DoctorsVisit", "Facts", "Finding", "Rule", "after", "at_bounds", "before", "facts_of", "lines"]
 
 RULES: tuple[Rule, ...] = (
     Rule("scale", "before", doctorspace.scale),
@@ -55,6 +61,30 @@ def lines(findings: list[Finding]) -> list[str]:
             f"{'':<12}-> {finding.advice}",
         )
     ]
+
+
+class DoctorsVisit:
+    """The doctor at one search: says what is wrong before it, and during it each thing once."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self._before = before(facts)
+        self._said: set[str] = set()
+        self._say(self._before)
+
+    def look(self, table: pd.DataFrame) -> None:
+        """Print what the trials so far say that had not been said."""
+        self._say(after(replace(self._facts, table=table)))
+
+    def last_word(self, table: pd.DataFrame) -> list[Finding]:
+        """All that is wrong, now that the search has ended."""
+        return [*self._before, *after(replace(self._facts, table=table))]
+
+    def _say(self, findings: list[Finding]) -> None:
+        new = [finding for finding in findings if finding.rule not in self._said]
+        self._said |= {finding.rule for finding in new}
+        if new:
+            tqdm.tqdm.write("\n".join(lines(new)), file=sys.stdout)
 
 
 def _ask(when: str, facts: Facts) -> list[Finding]:

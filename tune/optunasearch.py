@@ -44,17 +44,29 @@ class KillProofSearch(ray.tune.search.optuna.OptunaSearch):
     """OptunaSearch whose memory is the study: Ray's saved state only says which of its trials is which in the study.
 
     After a resume `open_study` says where the study now lies (it may have come back from a bucket to another folder),
-    and trials which the study has and Ray's state does not are taken up.
+    and trials which the study has and Ray's state does not are taken up. A trial that ends before its epochs did, and
+    not by a failure, is PRUNED in the study: its value is one of few epochs, and the sampler must not take it for more.
+    `pruner` decides that (one objective only; Optuna has none for several).
     """
 
+    closed = False
+    """No further trial is proposed once this is set."""
+
+    def __init__(self, *, pruner: optuna.pruners.BasePruner | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self._pruner = pruner
+        self._study.pruner = pruner or optuna.pruners.NopPruner()
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_storage": None, "_ot_study": None, "_ot_trials": {}}
+        return {**self.__dict__, "_storage": None, "_ot_study": None, "_ot_trials": {}, "closed": False}
 
     def open_study(self, url: str) -> None:
         """Go on with the study in an SQLAlchemy `url`, which must hold one of this search's name."""
         try:
             storage = optuna.storages.RDBStorage(url)
-            study = optuna.load_study(study_name=self._study_name, storage=storage, sampler=self._sampler)
+            study = optuna.load_study(
+                study_name=self._study_name, storage=storage, sampler=self._sampler, pruner=self._pruner
+            )
         except (sqlalchemy.exc.DatabaseError, optuna.exceptions.StorageInternalError, KeyError) as error:
             raise UserError(f"{url} holds no readable study ({error}); begin a new search in another --out") from error
         vars(self).update(_storage=storage, _ot_study=study)
@@ -77,18 +89,31 @@ class KillProofSearch(ray.tune.search.optuna.OptunaSearch):
         self._completed_trials = set(state["completed"])
 
     @property
+    def _metrics(self) -> list[str]:
+        given: Any = self.metric
+        return given if isinstance(given, list) else [given]
+
+    @property
     def _study(self) -> optuna.Study:
         study: optuna.Study | None = self._ot_study
         assert study is not None, "the space is given to the constructor, which opens the study"
         return study
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        if self.closed:
+            return None
         if trial_id not in self._ot_trials:
             lost = self._lost_trial()
             if lost is not None:
                 self._ot_trials[trial_id] = lost
         proposed: dict[str, Any] | None = super().suggest(trial_id)
         return proposed
+
+    def should_prune(self, trial_id: str) -> bool:
+        """Whether the pruner ends this trial, by what the study holds of it and of the trials before it."""
+        if self._pruner is None or trial_id not in self._ot_trials or self._ended(trial_id):
+            return False
+        return self._pruner.prune(self._study, self._stored(trial_id))
 
     def _lost_trial(self) -> optuna.Trial | None:
         """The first trial that was asked for and whose asker was killed before Ray wrote it down."""
@@ -99,13 +124,30 @@ class KillProofSearch(ray.tune.search.optuna.OptunaSearch):
         return None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        step = result["training_iteration"]
-        if not self._ended(trial_id) and step not in self._stored(trial_id).intermediate_values:
-            super().on_trial_result(trial_id, result)
+        if len(self._metrics) == 1 and not self._ended(trial_id):  # Optuna takes no reports with several objectives
+            self._report(trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        if not self._ended(trial_id):
-            super().on_trial_complete(trial_id, result, error)
+        self._completed_trials.add(trial_id)
+        if self._ended(trial_id):
+            return
+        if error or (result is None and not self.should_prune(trial_id)):
+            self._tell(trial_id, TrialState.FAIL)
+        elif result is not None and result.get("failure") and len(self._metrics) > 1:
+            self._tell(trial_id, TrialState.FAIL)  # a made-up worst value in each objective would bend the front
+        elif result is not None and (result.get("finished") or result.get("failure")):
+            self.on_trial_result(trial_id, result)
+            self._tell(trial_id, TrialState.COMPLETE, [float(result[name]) for name in self._metrics])
+        else:
+            self._tell(trial_id, TrialState.PRUNED)
+
+    def _report(self, trial_id: str, result: dict[str, Any]) -> None:
+        step = int(result["training_iteration"])
+        if step not in self._stored(trial_id).intermediate_values:
+            self._ot_trials[trial_id].report(float(result[self._metrics[0]]), step)
+
+    def _tell(self, trial_id: str, state: TrialState, values: list[float] | None = None) -> None:
+        self._study.tell(self._ot_trials[trial_id].number, values, state=state)
 
     def _ended(self, trial_id: str) -> bool:
         """Whether the study has this trial's end already, because the kill came after it and before Ray's next save."""

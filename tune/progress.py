@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -12,7 +13,7 @@ from data.errors import UserError
 from tune.outputs import RunFolder
 from tune.trials import SCORE, TuneTrial, best_row, trial_number, trial_table, write_table
 
-_ENDED = ("finished", "stopped", "failed")
+_ENDED = ("finished", "pruned", "failed")
 
 
 class SearchLog(ray.tune.Callback):
@@ -31,9 +32,11 @@ class SearchLog(ray.tune.Callback):
         self._written = 0.0
         self._bar: tqdm.tqdm[Any] | None = None
         self._told: set[int] = set()
+        self.add_costs: Callable[[pd.DataFrame], pd.DataFrame] | None = None
+        self.watch: Callable[[pd.DataFrame], None] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_bar": None, "_written": 0.0}
+        return {**self.__dict__, "_bar": None, "_written": 0.0, "add_costs": None, "watch": None}
 
     def setup(self, *_: Any, **__: Any) -> None:
         self._bar = tqdm.tqdm(
@@ -57,6 +60,7 @@ class SearchLog(ray.tune.Callback):
 
     def _write(self, trials: list[TuneTrial]) -> pd.DataFrame:
         table = trial_table(trials, self._names)
+        table = self.add_costs(table) if self.add_costs else table
         write_table(self.run.path("trials.csv"), table)
         self._written = time.monotonic()
         return table
@@ -72,6 +76,8 @@ class SearchLog(ray.tune.Callback):
             tqdm.tqdm.write(f"warning: {error}", file=sys.stderr)
         row = table[table["trial"] == number].iloc[0]
         tqdm.tqdm.write(trial_line(row, self._names), file=sys.stdout)
+        if self.watch is not None:
+            self.watch(table)
         sys.stdout.flush()
         best = best_row(table)
         if self._bar is not None:

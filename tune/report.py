@@ -9,9 +9,14 @@ import pandas as pd
 
 from data.collection import Collection
 from models.catalog import ModelConfig
+from tune import doctor
 from tune.bundling import Scored
+from tune.gain import words
+from tune.objectives import Limit, pareto
 from tune.outputs import RunFolder
-from tune.space import NUMBER, Space
+from tune.plan import Plan
+from tune.searching import Finished
+from tune.space import NUMBER
 from tune.trials import SCORE
 
 
@@ -35,18 +40,31 @@ def describe_data(collection: Collection) -> dict[str, Any]:
     }
 
 
-def describe_search(table: pd.DataFrame, best: pd.Series, space: Space) -> dict[str, Any]:
-    """How the search went: trials by status, the best one's hyperparameters, and the score of the default ones."""
+def describe_search(
+    finished: Finished, best: pd.Series, plan: Plan, limits: tuple[Limit, ...], keeps: bool
+) -> dict[str, Any]:
+    """How the search went: trials by status, the picked one's hyperparameters, the score of the default ones, and with
+    several objectives the trials that no other beats. `keeps` is whether the picked trial keeps to the limits."""
+    table, space = finished.table, plan.space
     first = table.loc[(table[NUMBER] == 0) & (table["status"] != "failed"), SCORE].dropna()
-    default = None if first.empty else float(first.iloc[0])
+    columns = [objective.column for objective in plan.objectives]
+    front = pareto(table, plan.objectives) if len(columns) > 1 else []
     return {
         "space": space.describe(),
+        "widened_to": finished.space.describe() if finished.space != space else None,
         "trials": len(table),
         "by_status": {str(k): int(v) for k, v in table["status"].value_counts().sort_index().items()},
+        "ended": finished.interrupted,
         "best_trial": int(best[NUMBER]),
         "best_hyperparameters": {name: _plain(best[name]) for name in space.names},
         "best_validation_accuracy": float(best[SCORE]),
-        "default_validation_accuracy": default,
+        "default_validation_accuracy": None if first.empty else float(first.iloc[0]),
+        "objectives": [objective.name for objective in plan.objectives],
+        "pick": {"limits": [str(limit) for limit in limits], "kept": keeps},
+        "pareto": [
+            {NUMBER: number, **{column: _plain(table.set_index(NUMBER).loc[number, column]) for column in columns}}
+            for number in front
+        ],
     }
 
 
@@ -90,9 +108,10 @@ def last_lines(report: dict[str, Any], run: RunFolder) -> list[str]:
         counted = ", ".join(f"{count} {kind}" for kind, count in data["problems"].items())
         lines.append(f"problems    {counted}: see {run.out}/problems.csv")
     if "search" in report:
-        lines.append(f"search      {_verdict(report['search'])}")
+        lines += _search_lines(report["search"])
     lines += [f"{split:<12}{_score_line(report[split])}" for split in ("validation", "test")]
     lines += [f"verdict     {line}" for line in _verdicts(report)]
+    lines += doctor.lines([doctor.Finding(**finding) for finding in report.get("search", {}).get("doctor", [])])
     lines += [
         f"bundle      {run.bundle}  (model {report['bundle']['id']})",
         f"serve it    uv run serve/app.py --bundle {bundle}",
@@ -104,6 +123,8 @@ def last_lines(report: dict[str, Any], run: RunFolder) -> list[str]:
 def _verdicts(report: dict[str, Any]) -> list[str]:
     """What the numbers say in words, where they say that something is missing."""
     test, lines = report["test"], []
+    if "search" in report:
+        lines.append(words(report["search"]["gain"], report["search"]["best_trial"]))
     if test["accuracy_interval"][0] <= test["majority_rate"]:
         lines.append(
             f"not shown to be better than always naming {test['majority_label']} ({test['majority_rate']:.3f} on "
@@ -114,16 +135,22 @@ def _verdicts(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _verdict(search: dict[str, Any]) -> str:
+def _search_lines(search: dict[str, Any]) -> list[str]:
     best, default = search["best_validation_accuracy"], search["default_validation_accuracy"]
     counted = ", ".join(f"{count} {status}" for status, count in search["by_status"].items())
-    if default is None:
-        compared = "the default hyperparameters gave no score to compare with"
-    elif search["best_trial"] == 0:
-        compared = "nothing beat the default hyperparameters"
-    else:
-        compared = f"the default hyperparameters reached {default:.3f}"
-    return f"{counted}; best validation accuracy {best:.3f} in trial {search['best_trial']}, {compared}"
+    compared = "" if default is None or search["best_trial"] == 0 else f", the defaults reached {default:.3f}"
+    lines = [f"search      {counted}; validation accuracy {best:.3f} in trial {search['best_trial']}{compared}"]
+    if search["widened_to"]:
+        lines.append(f"widened     {search['widened_to']}")
+    for point in search["pareto"]:
+        values = ", ".join(f"{name} {value:.4g}" for name, value in point.items() if name != NUMBER)
+        lines.append(f"choice      trial {point[NUMBER]}: {values}")
+    limits = ", ".join(search["pick"]["limits"])
+    if limits and not search["pick"]["kept"]:
+        lines.append(f"pick        no trial keeps to {limits}: trial {search['best_trial']} comes nearest")
+    elif limits:
+        lines.append(f"pick        trial {search['best_trial']} is the most accurate of those with {limits}")
+    return lines
 
 
 def _score_line(scores: dict[str, Any]) -> str:

@@ -8,20 +8,26 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import pandas as pd
+
 from data import cachefolder, store
 from data.collection import Collection, load_collection
 from data.errors import UserError
 from models.catalog import build
 from tune import distributed
 from tune.bundling import make_bundle
+from tune.doctor import DoctorsVisit, facts_of
+from tune.gain import gain
+from tune.objectives import picked
 from tune.outputs import RunFolder, begin, find_run, point_latest, saved_settings, working_on
+from tune.plan import plan_of
 from tune.report import describe_search, last_lines, make_report
-from tune.searching import run_search
+from tune.searching import Finished, meter_of, run_search
 from tune.session import Session, start_ray
 from tune.settings import CommandConfig, SearchConfig, TrainJobConfig
 from tune.space import NUMBER
 from tune.trial import Job
-from tune.trials import best_row, commonest_error
+from tune.trials import SCORE, best_row, commonest_error
 
 Config = TypeVar("Config", SearchConfig, TrainJobConfig)
 
@@ -29,18 +35,26 @@ Config = TypeVar("Config", SearchConfig, TrainJobConfig)
 def search(config: SearchConfig) -> int:
     """Search, bundle the best trial, score it on the test images. Returns 0; `UserError` when no trial has a score."""
     with _begun(config.absolute(), "search") as (config, job, run, session):
-        space = config.search_space()
-        print(f"search      {config.trial_count} trials of {config.model.model}: {space.describe()}", flush=True)
-        finished = run_search(config, job, run, session)
-        best = best_row(finished.table[finished.table[NUMBER].isin(list(finished.checkpoints))])
+        plan = plan_of(config)
+        print(f"search      {plan.trials} trials of {config.model.model}: {plan.space.describe()}", flush=True)
+        meter = meter_of(config, session)
+        print("\n".join(f"cost        {line}" for line in config.budget.quote(meter)))
+        visit = DoctorsVisit(facts_of(config, job.collection))
+        finished = run_search(config, plan, job, run, session, meter, visit.look)
+        standing = finished.table[finished.table[NUMBER].isin(list(finished.checkpoints))]
+        kept, keeps = picked(standing[standing[SCORE].notna()], config.limits)
+        best = best_row(kept)
         run.publish()
         if best is None:
             raise UserError(_no_trial(commonest_error(finished.table), run))
-        details = describe_search(finished.table, best, space)
+        details = describe_search(finished, best, plan, config.limits, keeps)
         with finished.checkpoints[details["best_trial"]].as_directory() as folder:
-            _conclude(job.with_values(details["best_hyperparameters"]), folder, run, {"search": details})
+            chosen = job.with_values(details["best_hyperparameters"])
+            details["doctor"] = [finding.as_dict() for finding in visit.last_word(finished.table)]
+            details["gain"] = _gain(chosen, folder, job, finished, details["best_trial"])
+            _conclude(chosen, folder, run, {"search": details})
         if finished.interrupted:
-            print(f"go on with  uv run tune/search.py --resume --out {shlex.quote(run.out)}")
+            print(f"ended       {finished.interrupted}; go on with  {_resume_command(run)}")
     return 0
 
 
@@ -57,6 +71,18 @@ def train(config: TrainJobConfig) -> int:
     return 0
 
 
+def _gain(chosen: Job, folder: str, job: Job, finished: Finished, best: int) -> dict[str, Any] | None:
+    """Against trial 0, the defaults; None where that is the best one or left no network."""
+    if best == 0 or 0 not in finished.checkpoints:
+        return None
+    first = finished.table[finished.table[NUMBER] == 0].iloc[0]
+    if pd.isna(first[SCORE]):
+        return None
+    default = job.with_values({name: first[name] for name in finished.space.names})
+    with finished.checkpoints[0].as_directory() as theirs:
+        return gain(chosen, folder, default, theirs)
+
+
 @contextlib.contextmanager
 def _begun(config: Config, kind: str) -> Iterator[tuple[Config, Job, RunFolder, Session]]:
     """Find the run's folder, read the images once, start Ray, and leave manifest and problems beside the results.
@@ -70,8 +96,7 @@ def _begun(config: Config, kind: str) -> Iterator[tuple[Config, Job, RunFolder, 
     resume = config.resume
     if resume:
         saved = saved_settings(run, config, kind)
-        data = replace(saved.data, cache_dir=cache_dir)
-        config = replace(saved, data=data, out=run.out, cpus=config.cpus, resume=True)
+        config = saved.resumed_by(replace(config, out=run.out))
     elif not config.data.data:
         print("no --data given: using a generated sample of dives at 64 pixels (images are drawn, not photographed)")
     collection = _checked_images(config)
@@ -146,6 +171,10 @@ def _conclude(job: Job, folder: str, run: RunFolder, extra: dict[str, Any]) -> N
     if not run.remote:
         point_latest(run.local)
     print("\n".join(last_lines(report, run)))
+
+
+def _resume_command(run: RunFolder) -> str:
+    return f"uv run tune/search.py --resume --out {shlex.quote(run.out)}"
 
 
 def _no_trial(error: str, run: RunFolder) -> str:

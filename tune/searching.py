@@ -2,9 +2,8 @@
 
 import contextlib
 import os
-import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +14,23 @@ import ray.tune.logger
 
 from data import store
 from tune import distributed
+from tune.budget import Meter
 from tune.checkpoints import KeepRecent
+from tune.ending import EndGently
+from tune.gauges import SearchGauges
+from tune.nodeprices import ClusterNodes
 from tune.optunasearch import KillProofSearch, StatelessTPE
 from tune.outputs import RunFolder
+from tune.plan import Plan
+from tune.prices import load_prices
 from tune.progress import SearchLog
+from tune.pruning import PruneByStudy
 from tune.session import Session
 from tune.settings import SearchConfig
 from tune.snapshots import KeepState, put_back
-from tune.trial import OBJECTIVE, Job, Trial
+from tune.space import Space
+from tune.spending import Spending
+from tune.trial import Job, Trial
 from tune.trials import TuneTrial, trial_number, trial_table, write_table
 
 # Tune's searcher keeps an Optuna study by this name in study.db.
@@ -37,32 +45,47 @@ _LOST_PROCESSES = 4
 
 @dataclass(frozen=True)
 class Finished:
-    """A search that ended: the table of trials, where each one's last checkpoint lies, and whether it was cut short."""
+    """A search that ended: the table of trials, where each one's last checkpoint lies, the space that it ended with,
+    and why it ended before all trials had (Ctrl-C or a limit; "" where it did not)."""
 
     table: pd.DataFrame
     checkpoints: dict[int, Any]  # trial number -> ray.tune.Checkpoint
-    interrupted: bool
+    space: Space
+    interrupted: str
 
 
-def run_search(config: SearchConfig, job: Job, run: RunFolder, session: Session) -> Finished:
-    """Run (or, with `config.resume`, go on with) the search and return what stands; Ctrl-C ends it early, not badly."""
-    space = config.search_space()
+def run_search(
+    config: SearchConfig,
+    plan: Plan,
+    job: Job,
+    run: RunFolder,
+    session: Session,
+    meter: Meter | None = None,
+    watch: Callable[[pd.DataFrame], None] | None = None,
+) -> Finished:
+    """Run (or, with `config.resume`, go on with) the search and return what stands. Ctrl-C ends it early, not badly;
+    a second one raises KeyboardInterrupt. `meter` counts what it costs; None: that of the running Ray.
+    `watch` is called with the table of trials after each one's end."""
+    meter = meter or meter_of(config, session)
     with _quiet_tune(_STATE_PERIOD_S["bucket" if run.remote else "disk"]):
         begun = config.resume and put_back(run)
         if config.resume and not begun:
             store.delete(run.path("study.db"))  # killed before a trial was written down: nothing to go on with
-        tuner = _restore(config, job, run) if begun else _tuner(config, job, run, session)
-        start = time.monotonic()
-        results = tuner.fit()
+        tuner = _restore(config, job, run) if begun else _tuner(config, plan, job, run, session)
+        ending, spending = _wire(tuner, run, config, meter, watch)
+        with ending.on_ctrl_c():
+            results = tuner.fit()
     trials: list[TuneTrial] = list(results._experiment_analysis.trials)
-    table = trial_table(trials, space.names)
+    table = spending.with_costs(trial_table(trials, plan.space.names, ended=True))
     write_table(run.path("trials.csv"), table)
-    short = len(table) < config.trial_count or bool((~table["status"].isin(["finished", "failed"])).any())
-    interrupted = short and not (config.minutes and time.monotonic() - start >= config.minutes * 60)
-    if not interrupted:
-        close_study(run)
+    whole = len(table) >= plan.trials and bool(table["status"].isin(["finished", "pruned", "failed"]).all())
+    interrupted = "" if whole else ending.reason or "Ray stopped it"
+    with _open_study(run) as study:
+        if whole:
+            _close(study)
+        space = plan.searched(study)
     checkpoints = {trial_number(t): checkpoint for t in trials if (checkpoint := _checkpoint(t, run))}
-    return Finished(table, checkpoints, interrupted)
+    return Finished(table, checkpoints, space, interrupted)
 
 
 def _checkpoint(trial: TuneTrial, run: RunFolder) -> Any:
@@ -92,25 +115,25 @@ def _trainable(config: SearchConfig, job: Job, run: RunFolder) -> Any:
     return ray.tune.with_resources(ray.tune.with_parameters(Trial, job=job), resources)
 
 
-def _tuner(config: SearchConfig, job: Job, run: RunFolder, session: Session) -> ray.tune.Tuner:
-    space = config.search_space()
+def _tuner(config: SearchConfig, plan: Plan, job: Job, run: RunFolder, session: Session) -> ray.tune.Tuner:
     nested = config.workers > 1
     search = KillProofSearch(
-        space=space,
-        metric=OBJECTIVE,
-        mode="max",
-        points_to_evaluate=[space.first_point()],
+        space=plan.proposals,
+        metric=plan.metric(),
+        mode=plan.mode(),
+        points_to_evaluate=list(plan.points),
         sampler=StatelessTPE(config.train.seed),
+        pruner=plan.pruner,
         study_name=STUDY,
         storage=optuna.storages.RDBStorage(_study_url(run)),
     )
     return ray.tune.Tuner(
         _trainable(config, job, run),
         tune_config=ray.tune.TuneConfig(
-            num_samples=config.trial_count,
+            num_samples=plan.trials,
             search_alg=search,
+            scheduler=PruneByStudy(search),
             max_concurrent_trials=concurrent_trials(config, session),
-            time_budget_s=config.minutes * 60 if config.minutes else None,
             reuse_actors=not nested,
             trial_dirname_creator=_folder_name,
         ),
@@ -121,9 +144,12 @@ def _tuner(config: SearchConfig, job: Job, run: RunFolder, session: Session) -> 
             checkpoint_config=ray.tune.CheckpointConfig(checkpoint_frequency=0 if nested else 1),
             failure_config=ray.tune.FailureConfig(max_failures=_LOST_PROCESSES),
             callbacks=[
-                SearchLog(run, names=space.names, total=config.trial_count),
+                Spending(),
+                SearchLog(run, names=plan.space.names, total=plan.trials),
                 KeepState(run),
                 KeepRecent(),
+                SearchGauges(run),
+                EndGently(of_workers=nested),
                 ray.tune.logger.JsonLoggerCallback(),
             ],
         ),
@@ -134,13 +160,42 @@ def _restore(config: SearchConfig, job: Job, run: RunFolder) -> ray.tune.Tuner:
     tuner = ray.tune.Tuner.restore(
         os.path.join(run.ray_storage, "tune"), trainable=_trainable(config, job, run), resume_errored=True
     )
-    # Ray pickles the searcher and the callbacks; what in them depends on where the run lies now is told them anew.
-    restored: Any = tuner._local_tuner
-    restored._tune_config.search_alg.open_study(_study_url(run))
-    for callback in restored.get_run_config().callbacks:
-        if isinstance(callback, SearchLog | KeepState):
-            callback.run = run
+    search, _ = _parts(tuner)
+    search.open_study(_study_url(run))
     return tuner
+
+
+def _wire(
+    tuner: ray.tune.Tuner,
+    run: RunFolder,
+    config: SearchConfig,
+    meter: Meter,
+    watch: Callable[[pd.DataFrame], None] | None,
+) -> tuple[EndGently, Spending]:
+    """Tell searcher, scheduler and callbacks of each other, of the meter, and of where the run lies now: those of a
+    resumed search come out of Ray's pickles."""
+    search, settings = _parts(tuner)
+    settings.scheduler.search = search
+    local: Any = tuner._local_tuner
+    by_type: dict[Any, Any] = {type(callback): callback for callback in local.get_run_config().callbacks}
+    ending, spending, log = by_type[EndGently], by_type[Spending], by_type[SearchLog]
+    spending.begin(run, config.budget, meter)
+    ending.search, ending.limit = search, spending.refusal
+    log.run, log.add_costs, log.watch = run, spending.with_costs, watch
+    by_type[KeepState].run, by_type[SearchGauges].meter = run, meter
+    return ending, spending
+
+
+def meter_of(config: SearchConfig, session: Session) -> Meter:
+    """A meter over the nodes of the running Ray, by the price table and the user's own."""
+    slots = concurrent_trials(config, session)
+    return Meter(load_prices(config.budget.prices), ClusterNodes(config.budget), slots=slots)
+
+
+def _parts(tuner: ray.tune.Tuner) -> tuple[KillProofSearch, Any]:
+    """The searcher and the settings of a tuner, which Ray has no public way to."""
+    local: Any = tuner._local_tuner
+    return local._tune_config.search_alg, local._tune_config
 
 
 def _folder_name(trial: TuneTrial) -> str:
@@ -158,13 +213,20 @@ def concurrent_trials(config: SearchConfig, session: Session) -> int:
     return min(config.max_concurrent or fitting, fitting)
 
 
-def close_study(run: RunFolder) -> None:
-    """Mark what a kill left RUNNING in the study as failed: such a trial would puzzle every later reader of it."""
+@contextlib.contextmanager
+def _open_study(run: RunFolder) -> Iterator[optuna.Study]:
     storage = optuna.storages.RDBStorage(_study_url(run))
-    study = optuna.load_study(study_name=STUDY, storage=storage)
+    try:
+        yield optuna.load_study(study_name=STUDY, storage=storage)
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def _close(study: optuna.Study) -> None:
+    """Mark what a kill left RUNNING in the study as failed: such a trial would puzzle every later reader of it."""
     for trial in study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-    storage.remove_session()
 
 
 @contextlib.contextmanager
@@ -174,6 +236,7 @@ def _quiet_tune(state_period_s: str) -> Iterator[None]:
         "TUNE_GLOBAL_CHECKPOINT_S": state_period_s,
         "RAY_AIR_NEW_OUTPUT": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # tune.ending has its own
     }
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)

@@ -1,19 +1,22 @@
 """The settings of the two commands, `tune/search.py` and `tune/train.py`."""
 
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from data import store
-from data.checks import at_least
+from data.checks import at_least, one_of
 from data.collection import DataConfig
 from models.catalog import ModelConfig
 from models.training import TrainConfig
+from tune.budget import Budget
+from tune.objectives import MEASURED, Limit, Objective, parse_objectives, parse_pick
 from tune.space import Extra, Space, SpaceName, make_space
 
 # What --weights may say instead of a path.
 WEIGHTS_BY_NAME = ("", "none", "torchvision")
-# Settings that a resume takes from its own command line: they belong to where it runs, not to what is searched.
-_OF_THE_MACHINE = ("resume", "out", "cpus", "cache_dir")
+# Settings that a resume takes from its own command line: they belong to where it runs and what it may cost, not to what
+# is searched.
+_OF_THE_RESUME = ("resume", "out", "cpus", "cache_dir", "pick", *(f.name for f in fields(Budget)))
 _SAMPLE_TRIALS = 8
 _TRIALS = 20
 
@@ -42,6 +45,11 @@ class CommandConfig:
         if self.resume and not self.out:
             raise ValueError("--resume needs --out with the folder of the run that shall go on")
 
+    def resumed_by(self, given: Self) -> Self:
+        """These saved settings, with what belongs to the resume itself taken from its command line."""
+        data = replace(self.data, cache_dir=given.data.cache_dir)
+        return replace(self, data=data, out=given.out, cpus=given.cpus, resume=True)
+
     def absolute(self) -> Self:
         """The same with all paths absolute: a worker's working directory is not the user's."""
         weights = self.model.weights
@@ -59,27 +67,68 @@ class SearchConfig(CommandConfig):
 
     trials: int = 0
     """Trials to run, the default hyperparameters first; 0: 8 on the generated sample, 20 else."""
-    minutes: float = 0.0
-    """Stop the search after this many minutes with the best so far; 0: no limit."""
     space: SpaceName = "default"
     """What is searched: learning rate, epochs and dense units, by default in bounds that suit the model; "story" is a
     published bird search's own space (its learning rate lies on a reverse-logarithmic scale)."""
     also: tuple[Extra, ...] = ()
     """Further hyperparameters to search."""
+    widen: bool = False
+    """Where the best of the first two thirds of the trials lies at a bound of the space, the rest search beyond it."""
+    warm_start: str = ""
+    """An earlier run's folder, or its study.db: its best points are tried right after the defaults."""
+    prune: Literal["asha", "off"] = "asha"
+    """asha ends trials that are behind others after as many epochs (asynchronous successive halving); off lets all
+    run. Trial 0, the defaults, is never pruned; nor is anything with several objectives."""
+    objective: str = "accuracy"
+    """What to search for, comma-separated: accuracy, and with it latency, size or cost."""
+    pick: str = ""
+    """Which trial becomes the bundle, as in "latency<20ms, accuracy>0.8": the most accurate of those that keep to it.
+    Latency and size need to be objectives. It may be given anew with --resume."""
     max_concurrent: int = 0
     """Trials at one time; 0: as many as the CPUs (or GPUs) hold. Only 1 makes a search repeatable to the digit."""
+    budget: Budget = field(default_factory=Budget)
     workers_per_trial: int = 1
     """Processes that train one trial together (Ray Train, data-parallel); each takes a GPU where there are any."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, trials=0, minutes=0, max_concurrent=0, workers_per_trial=1)
+        at_least(self, trials=0, max_concurrent=0, workers_per_trial=1)
+        one_of(self, prune=("asha", "off"))
+        unmeasured = {limit.objective.name for limit in self.limits} & set(MEASURED) - {o.name for o in self.objectives}
+        if unmeasured:
+            name = min(unmeasured)
+            raise ValueError(f"pick names {name}, which is not measured; give --objective accuracy,{name}")
         self.search_space()
+
+    def absolute(self) -> Self:
+        prices, earlier = self.budget.prices, self.warm_start
+        return replace(
+            super().absolute(),
+            budget=replace(self.budget, prices=store.absolute(prices) if prices else ""),
+            warm_start=store.absolute(earlier) if earlier else "",
+        )
 
     @property
     def workers(self) -> int:
         """Processes that train one network together."""
         return self.workers_per_trial
+
+    def resumed_by(self, given: Self) -> Self:
+        return replace(
+            super().resumed_by(given),
+            pick=given.pick or self.pick,
+            budget=self.budget if given.budget == Budget() else given.budget,
+        )
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What is searched for; accuracy is always the first."""
+        return parse_objectives(self.objective)
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """What the trial must keep to that becomes the bundle."""
+        return parse_pick(self.pick)
 
     def search_space(self) -> Space:
         """The dimensions that the search varies."""
@@ -127,6 +176,6 @@ def changed_flags(given: Any, saved: Any) -> list[str]:
             changed += changed_flags(mine, theirs)
             continue
         default = f.default
-        if mine != default and mine != theirs and f.name not in _OF_THE_MACHINE:
+        if mine != default and mine != theirs and f.name not in _OF_THE_RESUME:
             changed.append(f"--{f.name.replace('_', '-')} (was {theirs})")
     return changed

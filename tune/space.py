@@ -1,7 +1,7 @@
 """What a search varies: named dimensions, and where each lies."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import optuna
@@ -9,6 +9,12 @@ import optuna
 SpaceName = Literal["default", "story"]
 Extra = Literal["optimizer", "dropout", "weight_decay", "augment"]
 Values = dict[str, Any]
+
+AT_BOUND = 0.05
+"""A value lies at a bound when it is within this share of the range, on the dimension's own scale."""
+
+# How far a dimension can be widened at all: a learning rate of 1 or more trains nothing here, dropout of 1 drops all.
+_LIMITS = {"learning_rate": (1e-8, 0.999), "dropout": (0.0, 0.95), "weight_decay": (1e-8, 1.0)}
 
 # The key under which a trial's number in the Optuna study travels with its hyperparameters: Tune's own ids are random.
 NUMBER = "trial"
@@ -43,13 +49,39 @@ class Float:
     def to_parameter(self, value: float) -> float:
         return -math.log1p(-value) if self.scale == "reverse-log" else value
 
+    def from_parameter(self, parameter: float) -> float:
+        return -math.expm1(-parameter) if self.scale == "reverse-log" else parameter
+
     def suggest(self, trial: optuna.Trial) -> float:
         low, high = self.to_parameter(self.low), self.to_parameter(self.high)
-        drawn = trial.suggest_float(self.parameter, low, high, log=self.scale == "log")
-        return -math.expm1(-drawn) if self.scale == "reverse-log" else drawn
+        return self.from_parameter(trial.suggest_float(self.parameter, low, high, log=self.scale == "log"))
 
     def holds(self, value: Any) -> bool:
-        return bool(self.low <= value <= self.high)
+        # A value that went through the scale and back may miss its bound by a rounding.
+        close = math.isclose(value, self.low, rel_tol=1e-9) or math.isclose(value, self.high, rel_tol=1e-9)
+        return bool(self.low <= value <= self.high) or close
+
+    def position(self, value: float) -> float:
+        """Where a value lies on the dimension's own scale: 0 at the lower bound, 1 at the upper."""
+        low, high = self._scaled(self.low), self._scaled(self.high)
+        return (self._scaled(value) - low) / (high - low)
+
+    def widened(self, value: float) -> "Float":
+        """With half the range more, on its own scale, beyond the bound that `value` lies at; itself where at none."""
+        least, most = _LIMITS.get(self.name, (-math.inf, math.inf))
+        low, high, place = self._scaled(self.low), self._scaled(self.high), self.position(value)
+        half = (high - low) / 2
+        if place <= AT_BOUND:
+            return replace(self, low=max(least, self._unscaled(low - half)))
+        if place >= 1 - AT_BOUND:
+            return replace(self, high=min(most, self._unscaled(high + half)))
+        return self
+
+    def _scaled(self, value: float) -> float:
+        return math.log(value) if self.scale == "log" else self.to_parameter(value)
+
+    def _unscaled(self, scaled: float) -> float:
+        return math.exp(scaled) if self.scale == "log" else self.from_parameter(scaled)
 
     def describe(self) -> str:
         return f"{self.name} {self.low:g}-{self.high:g}, {self.scale} scale"
@@ -75,11 +107,35 @@ class Int:
     def to_parameter(self, value: int) -> int:
         return value
 
+    def from_parameter(self, parameter: int) -> int:
+        return parameter
+
     def suggest(self, trial: optuna.Trial) -> int:
         return trial.suggest_int(self.parameter, self.low, self.high, log=self.log)
 
     def holds(self, value: Any) -> bool:
         return bool(self.low <= value <= self.high)
+
+    def position(self, value: int) -> float:
+        """As `Float.position`; 0.5 where there is one value only."""
+        low, high = self._scaled(self.low), self._scaled(self.high)
+        return (self._scaled(value) - low) / (high - low) if high > low else 0.5
+
+    def widened(self, value: int) -> "Int":
+        """As `Float.widened`; never below 1."""
+        low, high, place = self._scaled(self.low), self._scaled(self.high), self.position(value)
+        half = (high - low) / 2
+        if place <= AT_BOUND:
+            return replace(self, low=max(1, round(self._unscaled(low - half))))
+        if place >= 1 - AT_BOUND:
+            return replace(self, high=math.ceil(self._unscaled(high + half)))
+        return self
+
+    def _scaled(self, value: float) -> float:
+        return math.log(value) if self.log else float(value)
+
+    def _unscaled(self, scaled: float) -> float:
+        return math.exp(scaled) if self.log else scaled
 
     def describe(self) -> str:
         return f"{self.name} {self.low}-{self.high}{', log scale' if self.log else ''}"
@@ -99,12 +155,22 @@ class Choice:
     def to_parameter(self, value: str) -> str:
         return value
 
+    def from_parameter(self, parameter: str) -> str:
+        return parameter
+
     def suggest(self, trial: optuna.Trial) -> str:
         drawn = trial.suggest_categorical(self.parameter, list(self.values))
         return str(drawn)
 
     def holds(self, value: Any) -> bool:
         return value in self.values
+
+    def position(self, value: str) -> float:
+        """Named values have no order, so none lies at a bound."""
+        return 0.5
+
+    def widened(self, value: str) -> "Choice":
+        return self
 
     def describe(self) -> str:
         return f"{self.name} {'|'.join(self.values)}"
@@ -152,6 +218,10 @@ class Space:
         A method and not a closure, because OptunaSearch pickles its space with the standard pickle.
         """
         return {NUMBER: trial.number, **{dimension.name: dimension.suggest(trial) for dimension in self.dimensions}}
+
+    def widened(self, best: Values) -> "Space":
+        """With the dimensions widened at whose bounds the hyperparameters `best` lie; itself where there are none."""
+        return replace(self, dimensions=tuple(d.widened(best[d.name]) for d in self.dimensions))
 
     def describe(self) -> str:
         return "; ".join(dimension.describe() for dimension in self.dimensions)

@@ -9,11 +9,9 @@ import torch
 from data.collection import Collection
 from data.errors import UserError
 from models.catalog import ModelConfig
-from models.training import ALONE, EpochScores, TrainConfig, TrainingData, TrainingRun, World
-
-# What the search maximises: validation accuracy at the epoch whose weights are kept, which is the one with the lowest
-# validation loss. A trial's last report therefore carries the score of what it would put into the bundle.
-OBJECTIVE = "best_validation_accuracy"
+from models.footprint import footprint
+from models.training import ALONE, TrainConfig, TrainingData, TrainingRun, World
+from tune.objectives import OBJECTIVES
 
 Report = dict[str, Any]
 
@@ -27,6 +25,8 @@ class Job:
     collection: Collection
     threads: int = 1
     device: str = "cpu"
+    measure: bool = False
+    """Whether latency and size of the network are objectives, and so measured before it is trained."""
 
     def with_values(self, values: dict[str, Any]) -> "Job":
         """This job with the hyperparameters that the search drew; names that are no hyperparameter are left out."""
@@ -50,19 +50,38 @@ class Job:
             cache_dir=self.collection.config.cache_dir,
         )
 
+    def network_report(self) -> Report:
+        """What is known of the network before it is trained, if that is asked for."""
+        if not self.measure:
+            return {}
+        classes, size = len(self.collection.classes), self.collection.resize.size
+        return asdict(footprint(self.model, classes=classes, image_size=size))
 
-def epoch_report(scores: EpochScores, finished: bool) -> Report:
-    """What Tune gets after each epoch."""
-    return {**scores.as_dict(), "finished": finished, "done": finished}
+
+def epoch_report(job: Job, run: TrainingRun) -> Report:
+    """What Tune gets after each epoch: its scores, and what all epochs so far took, over all workers."""
+    last, workers = run.scores[-1], run.world.size
+    cpu_seconds = workers * sum(scores.cpu_seconds for scores in run.scores)
+    seconds = workers * sum(scores.seconds for scores in run.scores)
+    return {
+        **last.as_dict(),
+        "cpu_seconds": cpu_seconds,
+        "epoch_cpu_seconds": workers * last.cpu_seconds,
+        "cost_s": cpu_seconds if job.device == "cpu" else seconds,
+        "images_per_second": last.images / max(last.seconds, 1e-9),
+        "finished": run.finished,
+        "done": run.finished,
+    }
 
 
 def failure_report(error: UserError) -> Report:
-    """A trial that cannot go on (its loss left the numbers, say) ends with the worst objective and its reason.
+    """A trial that cannot go on (its loss left the numbers, say) ends with the worst objectives and its reason.
 
     A value and not an exception: the sampler learns that the region is bad, the study holds no trial that stays
     RUNNING because its value was NaN, and the worker process lives on for the next trial.
     """
-    return {OBJECTIVE: 0.0, "failure": str(error), "done": True}
+    worst = {objective.metric: objective.worst for objective in OBJECTIVES.values()}
+    return {**worst, "failure": str(error), "done": True}
 
 
 class Trial(ray.tune.Trainable):
@@ -80,15 +99,19 @@ class Trial(ray.tune.Trainable):
     def _begin(self, values: dict[str, Any]) -> None:
         self._run: TrainingRun | None = None
         self._failure: UserError | None = None
+        self._network: Report = {}
         try:
-            self._run = self._job.with_values(values).start()
+            job = self._job.with_values(values)
+            self._run = job.start()
+            self._network = job.network_report()
         except UserError as error:
             self._failure = error
 
     def step(self) -> Report:
         if self._run is not None and self._failure is None:
             try:
-                return epoch_report(self._run.run_epoch(), self._run.finished)
+                self._run.run_epoch()
+                return {**epoch_report(self._job, self._run), **self._network}
             except UserError as error:
                 self._failure = error
         assert self._failure is not None

@@ -8,8 +8,8 @@ import pandas as pd
 import ray.tune.experiment
 
 from data import store
+from tune.objectives import ACCURACY, MEASURED, OBJECTIVES
 from tune.space import NUMBER
-from tune.trial import OBJECTIVE
 
 TuneTrial = ray.tune.experiment.Trial
 
@@ -17,23 +17,32 @@ TuneTrial = ray.tune.experiment.Trial
 _SCORES = {
     "epochs_run": "epoch",
     "best_epoch": "best_epoch",
-    "validation_accuracy": OBJECTIVE,
+    ACCURACY.column: ACCURACY.metric,
     "validation_loss": "best_validation_loss",
     "last_training_accuracy": "training_accuracy",
     "last_validation_loss": "validation_loss",
+    "top_share": "validation_top_share",
+    "dead_units": "dead_units",
+    "images_per_second": "images_per_second",
+    "cpu_seconds": "cpu_seconds",
+    "cost_s": "cost_s",
 }
-SCORE = "validation_accuracy"
+# What the network costs to run; there only where it is an objective of the search.
+_MEASURED = {OBJECTIVES[name].column: OBJECTIVES[name].metric for name in MEASURED}
+SCORE = ACCURACY.column
 TIEBREAK = "validation_loss"
 
 
-def trial_table(trials: Sequence[TuneTrial], names: Sequence[str]) -> pd.DataFrame:
-    """One row a trial, by number: `trial`, the searched hyperparameters `names`, `status`, scores, seconds, error.
+def trial_table(trials: Sequence[TuneTrial], names: Sequence[str], *, ended: bool = False) -> pd.DataFrame:
+    """One row a trial, by number: `trial`, the searched hyperparameters `names`, `status`, scores, costs, error.
 
-    `status` is waiting, running, finished (its epochs or early stopping ended it), stopped (by the clock or Ctrl-C
-    before its end) or failed; accuracies lie in [0, 1], `seconds` are those of training and validation.
+    `status` is waiting, running, finished (its epochs or early stopping ended it), pruned (it was behind others after
+    as many epochs), stopped (begun, and the search has `ended` before it) or failed. Accuracies and shares
+    lie in [0, 1]; `seconds` are those of training and validation, `cpu_seconds` those of all its workers' processors.
     """
-    rows = [_row(trial, names) for trial in sorted(trials, key=trial_number)]
-    columns = [NUMBER, *names, "status", *_SCORES, "seconds", "error"]
+    rows = [_row(trial, names, ended) for trial in sorted(trials, key=trial_number)]
+    measured = [column for column in _MEASURED if any(row.get(column) is not None for row in rows)]
+    columns = [NUMBER, *names, "status", *_SCORES, *measured, "seconds", "error"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -42,18 +51,18 @@ def trial_number(trial: TuneTrial) -> int:
     return int(trial.config[NUMBER])
 
 
-def _row(trial: TuneTrial, names: Sequence[str]) -> dict[str, Any]:
+def _row(trial: TuneTrial, names: Sequence[str], ended: bool) -> dict[str, Any]:
     report = trial.last_result or {}
     error = _error(trial)
     row: dict[str, Any] = {
         NUMBER: trial_number(trial),
         **{name: trial.config.get(name) for name in names},
-        "status": _status(trial, error),
+        "status": _status(trial, error, ended),
         "seconds": report.get("time_total_s"),
         "error": error,
     }
     if not error:
-        row |= {column: report.get(key) for column, key in _SCORES.items()}
+        row |= {column: report.get(key) for column, key in {**_SCORES, **_MEASURED}.items()}
     return row
 
 
@@ -67,12 +76,14 @@ def _error(trial: TuneTrial) -> str:
     return text.splitlines()[-1]
 
 
-def _status(trial: TuneTrial, error: str) -> str:
+def _status(trial: TuneTrial, error: str, ended: bool) -> str:
     if error:
         return "failed"
     if (trial.last_result or {}).get("finished"):
         return "finished"
     if trial.status == TuneTrial.TERMINATED:
+        return "pruned"
+    if ended and (trial.last_result or {}).get("epoch"):
         return "stopped"
     return "running" if trial.status == TuneTrial.RUNNING else "waiting"
 

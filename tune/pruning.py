@@ -1,0 +1,70 @@
+"""Which trials end early: successive halving over epochs, decided from what the study holds and from nothing else."""
+
+from typing import Any
+
+import optuna
+import ray.tune.schedulers
+from optuna.trial import FrozenTrial
+
+from tune.optunasearch import KillProofSearch
+from tune.trials import TuneTrial
+
+
+class Halving(optuna.pruners.BasePruner):
+    """Asynchronous successive halving (Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020).
+
+    At `grace` epochs, and at each `reduction`-th multiple of the last such rung, a trial goes on if its value is among
+    the best 1/`reduction` of those that it and the trials before it had at the same number of epochs. Nothing is judged
+    before `reduction` trials have come so far, and the trials in `spared` never are.
+
+    Ray's own scheduler would do the same from a memory that Tune does not save, and Optuna's pruner writes down that it
+    has judged before anyone has obeyed; after a kill both let a trial go on which they had stopped.
+    """
+
+    def __init__(self, grace: int, *, reduction: int = 3, spared: tuple[int, ...] = (0,)) -> None:
+        self._grace, self._reduction, self._spared = grace, reduction, spared
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        rung = self._rung(max(trial.intermediate_values, default=0))
+        if rung not in trial.intermediate_values or trial.number in self._spared:
+            return False
+        mine = trial.intermediate_values[rung]
+        others = [
+            other.intermediate_values[rung]
+            for other in study.get_trials(deepcopy=False)
+            if other.number < trial.number and rung in other.intermediate_values
+        ]
+        count = len(others) + 1
+        if count < self._reduction:
+            return False
+        better = sum(value > mine for value in others)
+        return better >= -(-count // self._reduction)
+
+    def _rung(self, epochs: int) -> int:
+        """The last rung that has been reached; 0 before the first."""
+        rung = 0
+        step = self._grace
+        while step <= epochs:
+            rung, step = step, step * self._reduction
+        return rung
+
+
+class PruneByStudy(ray.tune.schedulers.FIFOScheduler):
+    """Tune's scheduler interface around the study's pruner."""
+
+    def __init__(self, search: KillProofSearch) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.search = search
+
+    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
+        self.search.on_trial_result(trial.trial_id, result)
+        prune = self.search.should_prune(trial.trial_id)
+        decision: str = self.STOP if prune else self.CONTINUE
+        return decision
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        # A kill may have come between a decision and its execution: the trial is back, and has reached its end.
+        for trial in list(tune_controller.get_trials()):
+            if trial.status == TuneTrial.PENDING and self.search.should_prune(trial.trial_id):
+                tune_controller.stop_trial(trial)
+        return super().choose_trial_to_run(tune_controller)
