@@ -10,7 +10,7 @@ DEAD_ABOVE: dict[tuple[str, str], float] = {("adam", "cnn"): 0.03}
 # Share of the draws in a dead region from which on it is said: below it, the sampler soon leaves the region by itself.
 _DEAD_SHARE = 0.25
 # Half width of the validation accuracy's interval that is too wide to choose by: it hides a gain of ten points.
-_WIDE = 0.12
+WIDE = 0.12
 # Validation images of a class, below which nothing can be said of the class.
 _RARE = 3
 # Share of one class above which accuracy cannot tell a good classifier from a constant.
@@ -95,7 +95,7 @@ def patience(facts: Facts) -> Finding | None:
 
 
 def small_validation(facts: Facts) -> Finding | None:
-    if not facts.n or (half := half_width(facts.n)) <= _WIDE:
+    if not facts.n or (half := half_width(facts.n)) <= WIDE:
         return None
     return Finding(
         "small-validation",

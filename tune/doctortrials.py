@@ -7,8 +7,8 @@ from collections import Counter
 import pandas as pd
 
 from models.metrics import wilson
-from tune.doctorfacts import FEW, SCORE, Facts, Finding, z_of_many
-from tune.doctorspace import MOSTLY_ONE, dead_above
+from tune.doctorfacts import FEW, SCORE, Facts, Finding, half_width, z_of_many
+from tune.doctorspace import MOSTLY_ONE, WIDE, dead_above
 from tune.space import Float
 
 # A healthy search loses up to a third of its trials to the ends of its space (benchmarks/README.md, doctor.py). More
@@ -90,7 +90,9 @@ def nothing_learned(facts: Facts) -> Finding | None:
         return None
     best = float(scored[SCORE].iloc[0])
     low, _ = wilson(round(best * facts.n), facts.n, z_of_many(len(scored)))
-    if low > facts.majority:
+    # On few images even a perfect trial cannot be shown to be better; then that is what there is to say, and is said.
+    unshowable = half_width(facts.n) > WIDE and best - facts.majority > half_width(facts.n)
+    if low > facts.majority or unshowable:
         return None
     training = facts.column("last_training_accuracy").reindex(scored.index).max()
     learned = f"; on its own training images a trial reached {training:.2f}" if training > 0 else ""
