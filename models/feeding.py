@@ -62,6 +62,7 @@ def to_device(array: Array, device: torch.device) -> Tensor:
 
 
 def _free_bytes(device: torch.device) -> int:
+    torch.cuda.empty_cache()  # what an earlier trial of this process left to torch's allocator is free too
     return int(torch.cuda.mem_get_info(device)[0])
 
 
