@@ -154,13 +154,18 @@ def difference(first: float, second: float, n: int, z: float = 1.96) -> float:
     return z * float(np.sqrt((first * (1 - first) + second * (1 - second)) / n))
 
 
-def facts_of(config: SearchConfig, collection: Collection, table: pd.DataFrame | None = None) -> Facts:
-    """The facts of a search over `collection`, with the trials so far. Reads a few hundred images of the pack."""
+def facts_of(
+    config: SearchConfig, collection: Collection, table: pd.DataFrame | None = None, space: Space | None = None
+) -> Facts:
+    """The facts of a search over `collection`, with the trials so far; `space` where it was widened since.
+
+    Reads a few hundred images of the pack: while a search runs, take `dataclasses.replace(facts, table=...)`.
+    """
     train, problems = config.train.resolved(frozen=config.model.frozen), collection.problems["problem"]
     left_out = problems[problems.isin(_LEFT_OUT)].value_counts()
     return Facts(
         table=pd.DataFrame() if table is None else table,
-        space=config.search_space(),
+        space=space or config.search_space(),
         planned=config.trial_count,
         model=config.model.model,
         frozen=config.model.frozen,

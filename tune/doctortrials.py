@@ -24,7 +24,7 @@ def collapsed(facts: Facts) -> Finding | None:
     if not _too_many(count, total):
         return None
     scores = facts.scored.loc[dead, SCORE]
-    said = f"{scores.min():.2f}" + (f" to {scores.max():.2f}" if scores.max() > scores.min() else "")
+    said = " to ".join(dict.fromkeys((f"{scores.min():.2f}", f"{scores.max():.2f}")))
     one = "; they name one class for every image, or do no better" if known else ""
     return Finding(
         "collapsed",
@@ -54,9 +54,9 @@ def learning_rate(facts: Facts) -> Finding | None:
             f"search below {dead.min():.2g}",
         )
     bound = dead_above(facts)
-    low = dead[dead < bound] if bound is not None else dead.iloc[:0]
-    if bound is None or (low.empty and len(alive) == 0 and dead.min() < bound):
+    if bound is None:
         return None
+    low = dead[dead < bound]
     if low.empty:
         return Finding(
             "learning-rate",
@@ -72,13 +72,15 @@ def _unexplained(facts: Facts, dead: "pd.Series[float]", low: "pd.Series[float]"
     linear = isinstance(rate, Float) and rate.scale != "log" and rate.low * 10 <= rate.high
     what = f"the learning rate's {rate.scale} scale" if linear and isinstance(rate, Float) else "the learning rate"
     named = ", ".join(f"{value:.4f}" if value >= 0.0001 else f"{value:.2g}" for value in low.iloc[:5])
-    most = f"{len(dead) - len(low)} of the {len(dead)} collapsed trials had rates of {bound:g} or more, but " * (
-        len(low) < len(dead)
-    )
+    if len(low) == len(dead):
+        said = f"all {len(dead)} had rates below {bound:g}, under which networks of this kind are known to learn"
+    else:
+        said = f"{len(dead) - len(low)} of the {len(dead)} collapsed trials had rates of {bound:g} or more, but "
+        said += f"{len(low)} died at lower ones too"
     return Finding(
         "learning-rate",
-        f"{what} does not explain all collapsed trials",
-        f"{most}{len(low)} died at lower ones too ({named}{', ...' if len(low) > 5 else ''})",
+        f"{what} does not explain {'the' if len(low) == len(dead) else 'all'} collapsed trials",
+        f"{said} ({named}{', ...' if len(low) > 5 else ''})",
         "lower the rates, and look further: labels that do not fit their images, too few images a class, a narrow "
         "dense layer, pixels that were scaled twice",
     )
