@@ -5,7 +5,7 @@ from typing import Any
 
 import optuna
 
-from tune.objectives import ACCURACY, Objective
+from tune.objectives import ACCURACY, MEASURED, Objective
 from tune.pruning import Halving
 from tune.settings import SearchConfig
 from tune.space import Int, Space, Values
@@ -44,6 +44,11 @@ class Plan:
 
     def _one_or_list(self, values: list[Any]) -> Any:
         return values[0] if len(values) == 1 else values
+
+    @property
+    def measures(self) -> bool:
+        """Whether an objective is a number of the network itself, which has to be measured."""
+        return any(objective.name in MEASURED for objective in self.objectives)
 
     def searched(self, study: optuna.Study) -> Space:
         """The space that the search ended with."""

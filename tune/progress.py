@@ -10,6 +10,7 @@ import ray.tune
 import tqdm
 
 from data.errors import UserError
+from tune.duelists import CONTESTANT
 from tune.outputs import RunFolder
 from tune.trials import SCORE, TuneTrial, best_row, trial_number, trial_table, write_table
 
@@ -48,7 +49,10 @@ class SearchLog(ray.tune.Callback):
             self._write(trials)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any) -> None:
-        self._tell(self._write(trials), trial)
+        table = self._write(trials)
+        # Tune tells of the end before it marks it, and what ended without having finished was pruned.
+        table.loc[(table["trial"] == trial_number(trial)) & (table["status"] == "running"), "status"] = "pruned"
+        self._tell(table, trial)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any) -> None:
         self._tell(self._write(trials), trial)
@@ -93,7 +97,7 @@ def trial_line(row: pd.Series, names: tuple[str, ...]) -> str:
     seconds = f"{row['seconds']:.3g} s" if pd.notna(row["seconds"]) else "-"
     if row["status"] == "failed":
         return f"trial {row['trial']:>3}  {values}  failed: {row['error']}"
-    defaults = "  (defaults)" if row["trial"] == 0 else ""
+    defaults = "  (defaults)" if row["trial"] == 0 and CONTESTANT not in names else ""
     score = f"validation accuracy {row[SCORE]:.3f} (epoch {row['best_epoch']:.0f} of {row['epochs_run']:.0f})"
     return f"trial {row['trial']:>3}  {values}  {score}  {seconds}  {row['status']}{defaults}"
 

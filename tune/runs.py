@@ -17,6 +17,7 @@ from models.catalog import build
 from tune import distributed
 from tune.bundling import make_bundle
 from tune.doctor import DoctorsVisit, facts_of
+from tune.duel import Duel
 from tune.gain import gain
 from tune.objectives import picked
 from tune.outputs import RunFolder, begin, find_run, point_latest, saved_settings, working_on
@@ -35,7 +36,10 @@ Config = TypeVar("Config", SearchConfig, TrainJobConfig)
 def search(config: SearchConfig) -> int:
     """Search, bundle the best trial, score it on the test images. Returns 0; `UserError` when no trial has a score."""
     with _begun(config.absolute(), "search") as (config, job, run, session):
+        if config.contestants:
+            return _duel(config, job, run, session)
         plan = plan_of(config)
+        job = replace(job, measure=plan.measures)
         print(f"search      {plan.trials} trials of {config.model.model}: {plan.space.describe()}", flush=True)
         meter = meter_of(config, session)
         print("\n".join(f"cost        {line}" for line in config.budget.quote(meter)))
@@ -55,6 +59,18 @@ def search(config: SearchConfig) -> int:
             _conclude(chosen, folder, run, {"search": details})
         if finished.interrupted:
             print(f"ended       {finished.interrupted}; go on with  {_resume_command(run)}")
+    return 0
+
+
+def _duel(config: SearchConfig, job: Job, run: RunFolder, session: Session) -> int:
+    """Optimisers against each other; the winner, or the best where there is none, becomes the bundle."""
+    # What the doctor knows of a search's own space does not hold for the wide rates of a duel.
+    facts = replace(facts_of(config, job.collection), space=None, planned=0)
+    outcome = Duel(config, job, run, session).fight(facts)
+    with outcome.checkpoint.as_directory() as folder:
+        _conclude(outcome.job, folder, run, {"duel": outcome.details})
+    if outcome.details["ended"]:
+        print(f"ended       {outcome.details['ended']}; go on with  {_resume_command(run)}")
     return 0
 
 

@@ -6,9 +6,11 @@ from typing import Any, Literal, Self, TypeVar
 from data import store
 from data.checks import at_least, one_of
 from data.collection import DataConfig
+from data.errors import UserError
 from models.catalog import ModelConfig
 from models.training import TrainConfig
 from tune.budget import Budget
+from tune.duelists import DUEL_TRIALS, Contestant, parse_duel
 from tune.objectives import MEASURED, Limit, Objective, parse_objectives, parse_pick
 from tune.space import Extra, Space, SpaceName, make_space
 
@@ -17,6 +19,8 @@ WEIGHTS_BY_NAME = ("", "none", "torchvision")
 # Settings that a resume takes from its own command line: they belong to where it runs and what it may cost, not to what
 # is searched.
 _OF_THE_RESUME = ("resume", "out", "cpus", "cache_dir", "pick", *(f.name for f in fields(Budget)))
+# What a duel sets itself, or has no use for.
+_NOT_IN_A_DUEL = ("space", "also", "widen", "warm_start", "objective", "pick", "optimizer", "schedule", "learning_rate")
 _SAMPLE_TRIALS = 8
 _TRIALS = 20
 
@@ -66,7 +70,8 @@ class SearchConfig(CommandConfig):
     """Search hyperparameters on Ray Tune with Optuna; the flags of model and training describe the first trial."""
 
     trials: int = 0
-    """Trials to run, the default hyperparameters first; 0: 8 on the generated sample, 20 else."""
+    """Trials to run, the default hyperparameters first; 0: 8 on the generated sample, 20 else. With --duel the learning
+    rates that each optimiser tries; 0: 8."""
     space: SpaceName = "default"
     """What is searched: learning rate, epochs and dense units, by default in bounds that suit the model; "story" is a
     published bird search's own space (its learning rate lies on a reverse-logarithmic scale)."""
@@ -81,6 +86,10 @@ class SearchConfig(CommandConfig):
     run. Trial 0, the defaults, is never pruned; nor is anything with several objectives."""
     objective: str = "accuracy"
     """What to search for, comma-separated: accuracy, and with it latency, size or cost."""
+    duel: str = ""
+    """Compare optimisers instead of searching: two or more of adam, adamw, sgd, comma-separated. Each searches a
+    learning rate of its own, then trains with it from 5 seeds, the same for all; sgd once with a constant rate and once
+    with Keras' time decay. No trial is pruned; all other flags hold for all alike."""
     pick: str = ""
     """Which trial becomes the bundle, as in "latency<20ms, accuracy>0.8": the most accurate of those that keep to it.
     Latency and size need to be objectives. It may be given anew with --resume."""
@@ -94,11 +103,24 @@ class SearchConfig(CommandConfig):
         super().__post_init__()
         at_least(self, trials=0, max_concurrent=0, workers_per_trial=1)
         one_of(self, prune=("asha", "off"))
-        unmeasured = {limit.objective.name for limit in self.limits} & set(MEASURED) - {o.name for o in self.objectives}
+        unmeasured = self.unmeasured() if not self.resume else ""
         if unmeasured:
-            name = min(unmeasured)
-            raise ValueError(f"pick names {name}, which is not measured; give --objective accuracy,{name}")
+            raise ValueError(f"pick names {unmeasured}, which is not measured; give --objective accuracy,{unmeasured}")
         self.search_space()
+        if self.contestants:
+            self._refuse_beside_a_duel()
+
+    def _refuse_beside_a_duel(self) -> None:
+        """A duel varies optimiser, schedule and learning rate, each as it must be, and compares by one number."""
+        mine, training = {f.name: f.default for f in fields(self)}, {f.name: f.default for f in fields(self.train)}
+        given = [name for name in _NOT_IN_A_DUEL if name in mine and getattr(self, name) != mine[name]]
+        given += [n for n in _NOT_IN_A_DUEL if n in training and getattr(self.train, n) != training[n]]
+        if given:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise ValueError(
+                f"a duel sets optimiser, schedule and learning rate itself and compares by accuracy alone; leave out "
+                f"{flags}, or leave out --duel"
+            )
 
     def absolute(self) -> Self:
         prices, earlier = self.budget.prices, self.warm_start
@@ -113,12 +135,20 @@ class SearchConfig(CommandConfig):
         """Processes that train one network together."""
         return self.workers_per_trial
 
+    def unmeasured(self) -> str:
+        """What the pick names and no trial measures; "" where there is no such thing."""
+        named = {limit.objective.name for limit in self.limits} & set(MEASURED)
+        return min(named - {objective.name for objective in self.objectives}, default="")
+
     def resumed_by(self, given: Self) -> Self:
-        return replace(
+        merged = replace(
             super().resumed_by(given),
             pick=given.pick or self.pick,
             budget=self.budget if given.budget == Budget() else given.budget,
         )
+        if name := merged.unmeasured():
+            raise UserError(f"--pick names {name}, which this search did not measure; pick by what it did")
+        return merged
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -129,6 +159,16 @@ class SearchConfig(CommandConfig):
     def limits(self) -> tuple[Limit, ...]:
         """What the trial must keep to that becomes the bundle."""
         return parse_pick(self.pick)
+
+    @property
+    def contestants(self) -> tuple[Contestant, ...]:
+        """Who meets in the duel; none where this is a search."""
+        return parse_duel(self.duel)
+
+    @property
+    def trials_each(self) -> int:
+        """Learning rates that each contestant of a duel tries."""
+        return self.trials or DUEL_TRIALS
 
     def search_space(self) -> Space:
         """The dimensions that the search varies."""
