@@ -43,7 +43,7 @@ def test_rates_that_all_lie_in_the_dead_region_are_explained_by_it() -> None:
     ("changed", "rule", "evidence"),
     [
         ({"scores": [0.31] + [0.28] * 11, "last_training_accuracy": 0.55}, "nothing-learned", "a trial reached 0.55"),
-        ({"dead_units": [0.2] + [0.97] * 11}, "dead-relus", "97% or more"),
+        ({"dead_units": [0.2] + [0.97] * 11}, "dead-relus", "at least 97%"),
         ({"last_training_accuracy": 0.98, "scores": np.linspace(0.6, 0.5, 12)}, "gap", "at most 0.65"),
         ({"learning_rate": [0.0001, 0.00012, 0.00011] + [0.001] * 9}, "at-bound", "0.0001 at its lower bound"),
         ({"trial": range(12)}, "defaults", "the defaults reached 0.820, the best of 11 others 0.795"),

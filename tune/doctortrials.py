@@ -41,7 +41,8 @@ def _too_many(count: int, total: int) -> bool:
 
 def learning_rate(facts: Facts) -> Finding | None:
     """Whether the learning rate parts the collapsed trials from the living ones, and where it does not explain them."""
-    if collapsed(facts) is None or "learning_rate" not in facts.scored:
+    # With nearly all images of one class, naming it always is what a network learns, at any rate.
+    if collapsed(facts) is None or "learning_rate" not in facts.scored or facts.majority >= MOSTLY_ONE:
         return None
     rates, is_dead = facts.scored["learning_rate"].astype(float), facts.collapsed
     dead, alive = rates[is_dead].sort_values(), rates[~is_dead]
@@ -116,7 +117,7 @@ def dead_relus(facts: Facts) -> Finding | None:
     return Finding(
         "dead-relus",
         f"in {len(dead)} of {len(units)} trials the dense layer is dead",
-        f"{dead.min():.0%} or more of its units are zero for every validation image, and pass on no gradient",
+        f"at least {dead.min():.0%} of its units are zero for every validation image, and pass on no gradient",
         "lower the learning rate's upper bound, or search more dense units",
     )
 
