@@ -80,13 +80,18 @@ def find_run(out: str, *, name: str, resume: bool, cache_dir: str, kind: str) ->
     if not resume:
         _refuse_occupied(run, kind)
         return run
+    bring_newer(run)
+    if not os.path.exists(run.path(_SETTINGS)):
+        raise UserError(f"{chosen} holds no {kind} to resume (no {_SETTINGS}); leave --resume out to begin one")
+    return run
+
+
+def bring_newer(run: RunFolder) -> None:
+    """Take a bucket's half of a run to go on with where it is newer than the local one."""
     if run.remote and run.serial(run.out) > run.serial(run.local):
         # On the machine that was killed the files here are as new or newer; elsewhere they are what reached the bucket.
         for entry in store.list_files(run.out, recursive=False):  # Ray reads its own folder by itself
             store.write(run.path(entry.key), store.read(entry.path))
-    if not os.path.exists(run.path(_SETTINGS)):
-        raise UserError(f"{chosen} holds no {kind} to resume (no {_SETTINGS}); leave --resume out to begin one")
-    return run
 
 
 def _refuse_occupied(run: RunFolder, kind: str) -> None:

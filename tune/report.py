@@ -11,6 +11,7 @@ from data.collection import Collection
 from models.catalog import ModelConfig
 from tune import doctor
 from tune.bundling import Scored
+from tune.duelreport import duel_lines
 from tune.gain import words
 from tune.objectives import Limit, pareto
 from tune.outputs import RunFolder
@@ -109,6 +110,8 @@ def last_lines(report: dict[str, Any], run: RunFolder) -> list[str]:
         lines.append(f"problems    {counted}: see {run.out}/problems.csv")
     if "search" in report:
         lines += _search_lines(report["search"])
+    if "duel" in report:
+        lines += duel_lines(report["duel"])
     lines += [f"{split:<12}{_score_line(report[split])}" for split in ("validation", "test")]
     lines += [f"verdict     {line}" for line in _verdicts(report)]
     lines += doctor.lines([doctor.Finding(**finding) for finding in report.get("search", {}).get("doctor", [])])

@@ -141,6 +141,8 @@ class SearchConfig(CommandConfig):
         return min(named - {objective.name for objective in self.objectives}, default="")
 
     def resumed_by(self, given: Self) -> Self:
+        if self.duel and given.pick:
+            raise UserError("a duel compares by accuracy alone; leave out --pick")
         merged = replace(
             super().resumed_by(given),
             pick=given.pick or self.pick,
