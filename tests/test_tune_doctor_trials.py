@@ -32,6 +32,8 @@ def test_a_rate_that_parts_the_dead_from_the_living_is_named() -> None:
     found = rules(doctor.after(facts))["learning-rate"]
     assert "decided which trials learned" in found.what
     assert f"search below {rates[4]:.2g}" == found.advice
+    slow = healthy([0.8, 0.79, 0.78, 0.77] + [0.25] * 8, learning_rate=rates[::-1])
+    assert f"search above {rates[7]:.2g}" in rules(doctor.after(slow))["learning-rate"].advice
 
 
 def test_rates_that_all_lie_in_the_dead_region_are_explained_by_it() -> None:

@@ -31,7 +31,7 @@ def collapsed(facts: Facts) -> Finding | None:
         f"{count} of {total} trials ended at chance",
         f"validation accuracy {said}, always naming the commonest of {len(facts.validation_counts)} classes gives "
         f"{facts.majority:.2f} on these {facts.n} images{one}",
-        "mend this before trusting the best of the rest: a lower learning rate first, then labels and images",
+        "mend this before trusting the best of the rest: the learning rate first, then labels and images",
     )
 
 
@@ -46,14 +46,12 @@ def learning_rate(facts: Facts) -> Finding | None:
         return None
     rates, is_dead = facts.scored["learning_rate"].astype(float), facts.collapsed
     dead, alive = rates[is_dead].sort_values(), rates[~is_dead]
-    if len(alive) and dead.min() > alive.max() and 1 / math.comb(len(rates), len(dead)) < 0.01:
-        return Finding(
-            "learning-rate",
-            "the learning rate decided which trials learned",
-            f"all {len(dead)} trials from {dead.min():.2g} up ended at chance, all {len(alive)} up to "
-            f"{alive.max():.2g} did not",
-            f"search below {dead.min():.2g}",
-        )
+    # The chance that they fall apart so cleanly, in one direction or the other, if the rate had no part in it.
+    if len(alive) and 2 / math.comb(len(rates), len(dead)) < 0.01:
+        if dead.min() > alive.max():
+            return _decided(dead, alive, f"search below {dead.min():.2g}")
+        if dead.max() < alive.min():
+            return _decided(dead, alive, f"search above {dead.max():.2g}, or give more --epochs")
     bound = dead_above(facts)
     if bound is None:
         return None
@@ -66,6 +64,16 @@ def learning_rate(facts: Facts) -> Finding | None:
             f"search below {bound:g}",
         )
     return _unexplained(facts, dead, low, bound)
+
+
+def _decided(dead: "pd.Series[float]", alive: "pd.Series[float]", advice: str) -> Finding:
+    return Finding(
+        "learning-rate",
+        "the learning rate decided which trials learned",
+        f"all {len(dead)} trials from {dead.min():.2g} to {dead.max():.2g} ended at chance, and none of the "
+        f"{len(alive)} from {alive.min():.2g} to {alive.max():.2g}",
+        advice,
+    )
 
 
 def _unexplained(facts: Facts, dead: "pd.Series[float]", low: "pd.Series[float]", bound: float) -> Finding:
