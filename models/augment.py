@@ -39,8 +39,15 @@ def draw(count: int, seed: int, epoch: int, step: int) -> Tensor:
     return torch.rand((count, _PARAMETERS), generator=generator)
 
 
+def draw_view(count: int, view: int) -> Tensor:
+    """The numbers (count, 8) for view `view` (from 0) of all rows of a pack. No seed is in them, so that every trial
+    shares what was computed from them."""
+    generator = torch.Generator().manual_seed(seeds.derive(0, seeds.VIEW, view))
+    return torch.rand((count, _PARAMETERS), generator=generator)
+
+
 def augment(images: Tensor, draws: Tensor, strength: Strength) -> Tensor:
-    """`images` float32 (B, 3, H, W) in 0..1, `draws` from `draw` (B, 8) -> the same shape, range and layout."""
+    """`images` float32 (B, 3, H, W) in 0..1, `draws` (B, 8) as drawn above -> the same shape, range and layout."""
     if strength == "off":
         return images
     ranges = _RANGES[strength]

@@ -124,7 +124,7 @@ class Learner:
         labels = to_device(subset.labels[mine], self._device)
         set_learning_rate(self.optimizer, learning_rate_at(config, self.steps))
         with self._mixed_precision():
-            logits = self._wrapped(self._source.training(subset.rows[mine], draws)).float()
+            logits = self._wrapped(self._source.training(subset.rows[mine], draws, epoch)).float()
         losses = F.cross_entropy(logits, labels, reduction="none")
         if weights is not None:
             losses = losses * weights[labels]

@@ -1,6 +1,8 @@
 """The features of a frozen base, computed once per image and shared by all trials, splits and workers of a node."""
 
+import contextlib
 import errno
+import functools
 import hashlib
 import json
 import logging
@@ -11,19 +13,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
+from torch import Tensor
 from tqdm import tqdm
 
 from data import cachefolder
 from data.errors import UserError
-from models import weights
+from models import engine, weights
+from models.augment import Strength, augment, draw_view
 from models.catalog import ModelConfig, build_base, feature_count
 from models.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 1  # raise it when the pass itself changes, so that old files are not taken for new ones
-_BATCH = 32  # larger batches gain nothing on a CPU and cost memory
+_FORMAT = 2  # raise it when the pass itself changes, so that old files are not taken for new ones
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -40,6 +43,107 @@ def content_key(images: Array) -> str:
     return digest.hexdigest()
 
 
+class FrozenBase:
+    """A base that learns nothing, over one pack, and the files in which its features are kept.
+
+    Files are named by the weights, the preprocessing, the engine and the pack. The first process computes while others
+    wait for its lock; a file appears whole or not at all. Features are float32 in read-only memory maps, and equal
+    what the predictor computes within 1e-4 of the largest feature of the image, whichever engine either one has.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        images: Array,
+        preprocess: Preprocess,
+        *,
+        pack_key: str = "",
+        device: str | torch.device = "cpu",
+        cache_dir: str = "",
+    ) -> None:
+        self._config, self._images, self._preprocess = config, images, preprocess
+        self._device, self._cache_dir = torch.device(device), cache_dir
+        self._engine = engine.fastest(self._device)
+        base_key = weights.identity(weights.read(config.model, config.source, cache_dir))
+        self._parts = [_FORMAT, config.model, base_key, preprocess.as_dict(), self._engine]
+        self._parts.append(pack_key or content_key(images))
+
+    def features(self) -> Array:
+        """(N, F): every row of the pack, so that one pass serves every split of it. UserError if the disk is full."""
+        found = self._kept(np.arange(len(self._images)), "off", 0, wait=True)
+        assert found is not None
+        return found
+
+    def views(self, rows: Array, strength: Strength, count: int) -> list[Array]:
+        """`count` arrays (len(rows), F): these rows of the pack, augmented in `count` ways which depend on nothing but
+        view and row. UserError if the disk is full."""
+        kept: dict[int, Array] = {}
+        # Trials start together: each takes up what no other is at, and waits only for what is left.
+        for wait in (False, True):
+            for view in range(count):
+                if view not in kept and (found := self._kept(rows, strength, view, wait=wait)) is not None:
+                    kept[view] = found
+        return [kept[view] for view in range(count)]
+
+    @functools.cached_property
+    def _forward(self) -> engine.Forward:
+        return engine.load(self._engine, build_base(self._config, cache_dir=self._cache_dir), self._device)
+
+    def _kept(self, rows: Array, strength: Strength, view: int, *, wait: bool) -> Array | None:
+        """The features out of their file, computed if there is none. None if another is at it and not `wait`."""
+        parts = self._parts
+        if strength != "off":
+            parts = [*parts, strength, view, hashlib.sha256(rows.astype(np.int64).tobytes()).hexdigest()]
+        key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+        folder = Path(cachefolder.resolve(self._cache_dir)) / "features"
+        folder.mkdir(parents=True, exist_ok=True)
+        path, shape = folder / f"{key}.npy", (len(rows), feature_count(self._config.model, self._images.shape[1]))
+        with contextlib.suppress(Timeout), FileLock(folder / f"{key}.lock", timeout=-1 if wait else 0):
+            kept = _open(path, shape)
+            if kept is None:
+                title = "features, once" if strength == "off" else f"features, view {view + 1}"
+                log.info("%s: %d images through %s", title, len(rows), self._config.model)
+                self._compute(path, shape, rows, strength, view, title)
+                cachefolder.evict(self._cache_dir, keep=(str(path),))
+                kept = _open(path, shape)
+                assert kept is not None
+            cachefolder.touch(str(path))
+            return kept
+        return None
+
+    def _compute(
+        self, path: Path, shape: tuple[int, int], rows: Array, strength: Strength, view: int, title: str
+    ) -> None:
+        """Write the file, whole or not at all."""
+        draws = None if strength == "off" else draw_view(len(self._images), view)
+        each = engine.best_batch(self._engine)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.lib.format.write_array_header_1_0(
+                    file, {"descr": np.dtype(np.float32).str, "fortran_order": False, "shape": shape}
+                )
+                for start in tqdm(range(0, len(rows), each), title, unit="batch", disable=None):
+                    some = rows[start : start + each]
+                    batch = self._batch(some, None if draws is None else draws[torch.from_numpy(some)], strength)
+                    file.write(self._forward(batch).cpu().numpy().tobytes())
+            os.replace(name, path)
+        except BaseException as error:
+            Path(name).unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise UserError(
+                    f"no room for the features in {path.parent} (they need {4 * shape[0] * shape[1]:,} bytes); "
+                    "free some space or give another --cache-dir"
+                ) from error
+            raise
+
+    def _batch(self, rows: Array, draws: Tensor | None, strength: Strength) -> Tensor:
+        batch = self._preprocess.to_unit(self._images[rows], self._device, engine.layout(self._engine))
+        if draws is not None:
+            batch = augment(batch, draws, strength)
+        return self._preprocess.normalise_(batch)
+
+
 def frozen_features(
     config: ModelConfig,
     images: Array,
@@ -49,28 +153,12 @@ def frozen_features(
     device: str | torch.device = "cpu",
     cache_dir: str = "",
 ) -> Array:
-    """float32 (N, F), read-only memory map: the base's output in eval mode for every row of `images` (N, H, W, 3).
+    """float32 (N, F), read-only memory map: the base's output for every row of `images` (N, H, W, 3).
 
-    Every row of the pack, so that one pass serves every split of it. The first process computes while others wait for
-    its lock; the file appears whole or not at all. UserError if the disk is full.
+    UserError if the disk is full.
     """
-    base_key = weights.identity(weights.read(config.model, config.source, cache_dir))
-    parts = [_FORMAT, config.model, base_key, preprocess.as_dict(), pack_key or content_key(images)]
-    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-    folder = Path(cachefolder.resolve(cache_dir)) / "features"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{key}.npy"
-    shape = (len(images), feature_count(config.model, images.shape[1]))
-    with FileLock(folder / f"{key}.lock"):
-        kept = _open(path, shape)
-        if kept is None:
-            log.info("computing the features of %d images once with %s", len(images), config.model)
-            _compute(path, shape, config, images, preprocess, torch.device(device), cache_dir)
-            cachefolder.evict(cache_dir, keep=(str(path),))
-            kept = _open(path, shape)
-            assert kept is not None
-    cachefolder.touch(str(path))
-    return kept
+    base = FrozenBase(config, images, preprocess, pack_key=pack_key, device=device, cache_dir=cache_dir)
+    return base.features()
 
 
 def _open(path: Path, shape: tuple[int, int]) -> Array | None:
@@ -79,33 +167,3 @@ def _open(path: Path, shape: tuple[int, int]) -> Array | None:
     except (OSError, ValueError):
         return None
     return features if features.shape == shape and features.dtype == np.float32 else None
-
-
-def _compute(
-    path: Path,
-    shape: tuple[int, int],
-    config: ModelConfig,
-    images: Array,
-    preprocess: Preprocess,
-    device: torch.device,
-    cache_dir: str,
-) -> None:
-    base = build_base(config, cache_dir=cache_dir).to(device).eval()
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file, torch.inference_mode():
-            np.lib.format.write_array_header_1_0(
-                file, {"descr": np.dtype(np.float32).str, "fortran_order": False, "shape": shape}
-            )
-            for start in tqdm(range(0, len(images), _BATCH), "features, once", unit="batch", disable=None):
-                batch = preprocess.to_batch(np.array(images[start : start + _BATCH]), device)
-                file.write(base(batch).cpu().numpy().tobytes())
-        os.replace(name, path)
-    except BaseException as error:
-        Path(name).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise UserError(
-                f"no room for the features in {path.parent} (they need {4 * shape[0] * shape[1]:,} bytes); "
-                "free some space or give another --cache-dir"
-            ) from error
-        raise

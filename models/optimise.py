@@ -39,6 +39,10 @@ class TrainConfig:
     augment: Literal["off", "light", "strong"] = "off"
     """Random flip, rotation, crop and colour on the training images only."""
 
+    views: int = 8
+    """Augmented versions of each training image over a frozen base: each costs one pass over the base, kept for all
+    trials, and epoch after epoch takes the next. Where the base learns too, every epoch draws anew."""
+
     balance: Literal["off", "weights", "sampling"] = "off"
     """For uneven classes: weights counts rare classes more in the loss, sampling draws them more often."""
 
@@ -56,7 +60,7 @@ class TrainConfig:
             augment=("off", "light", "strong"),
             balance=("off", "weights", "sampling"),
         )
-        at_least(self, epochs=0, batch_size=2, patience=0, seed=0, weight_decay=0)
+        at_least(self, epochs=0, batch_size=2, views=1, patience=0, seed=0, weight_decay=0)
         above_zero(self, "learning_rate")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be >= 0 and < 1, got {self.momentum}")

@@ -3,7 +3,7 @@
 import numpy as np
 
 # One number for each thing that is drawn, so that two purposes never share a stream.
-INITIAL, ORDER, DROPOUT, AUGMENT = range(4)
+INITIAL, ORDER, DROPOUT, AUGMENT, VIEW = range(5)
 
 
 def derive(seed: int, purpose: int, *where: int) -> int:

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from data.errors import UserError
 from models import checkpoint, probe, seeds, weights
 from models.batches import World
-from models.catalog import Classifier, ModelConfig, Standardise, build, build_base, build_head
+from models.catalog import Classifier, ModelConfig, Standardise, build, build_head
 from models.epoch import Learner
-from models.features import frozen_features
+from models.features import FrozenBase
 from models.feeding import near
 from models.optimise import TrainConfig, learning_rate_at
 from models.records import EpochScores, NonFiniteLoss, TrainingData
-from models.sources import FrozenBase, Images, KeptFeatures, Source
+from models.sources import Images, KeptFeatures, Source
 
 __all__ = ["EpochScores", "NonFiniteLoss", "TrainConfig", "TrainingData", "TrainingRun", "World", "load_best"]
 
@@ -166,7 +166,7 @@ class TrainingRun:
         data, config = self.data, self.model_config
         if not config.frozen:
             return self._images()
-        features = frozen_features(
+        base = FrozenBase(
             config,
             data.images,
             data.preprocess,
@@ -174,13 +174,14 @@ class TrainingRun:
             device=self._device,
             cache_dir=self._cache_dir,
         )
+        features = base.features()
         assert isinstance(trained, nn.Sequential)
         assert isinstance(trained[0], Standardise)
         trained[0].fit(features[data.train.rows])
-        kept = KeptFeatures(features, self._device)
         if self.config.augment == "off":
-            return kept
-        return FrozenBase(build_base(config, cache_dir=self._cache_dir).to(self._device), self._images(), kept)
+            return KeptFeatures(features, self._device)
+        views = base.views(data.train.rows, self.config.augment, min(self.config.views, self.config.epochs))
+        return KeptFeatures(features, self._device, data.train.rows, views)
 
     def _images(self) -> Images:
         data = self.data

@@ -1,8 +1,12 @@
 """Small images that a network can learn, for the tests of models/."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import torchvision
+from torch import nn
 
 from data.collection import Subset
 from data.images import Resize
@@ -38,3 +42,27 @@ def toy_data(model: str = "cnn", *, train: int = 64, validation: int = 32, size:
         classes=CLASSES,
         preprocess=Preprocess.for_model(model, Resize(size)),
     )
+
+
+def settle(network: nn.Module, variance: float = 1.0) -> nn.Module:
+    """`network` in eval mode, with BatchNorm's numbers away from 0 and 1: a fresh backbone's features shrink to 1e-10,
+    where every difference looks like none, and a forgotten mean would not show."""
+    with torch.no_grad():
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                assert layer.running_mean is not None
+                assert layer.running_var is not None
+                layer.running_mean.normal_(0, 0.1)
+                layer.running_var.uniform_(0.8 * variance, 1.2 * variance)
+                layer.weight.uniform_(0.8, 1.2)
+                layer.bias.normal_(0, 0.1)
+    return network.eval()
+
+
+def write_backbone(path: Path, seed: int = 0) -> str:
+    """Random weights of mobilenet_v2, but on disk and with features of a usual size; returns the path."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = settle(torchvision.models.mobilenet_v2(weights=None), variance=0.2)
+        torch.save(backbone.state_dict(), path)
+    return str(path)

@@ -23,7 +23,7 @@ def test_batches_are_those_of_the_pack(kind: str, augmented: bool, monkeypatch: 
     plain, other = (Images(source, data.preprocess, CPU, "strong") for source in (data.images, pixels))
     batch = np.array([40, 3, 3, 44, 0])
     draws = draw(len(batch), seed=0, epoch=1, step=0) if augmented else None
-    assert torch.equal(plain.training(batch, draws), other.training(batch, draws))
+    assert torch.equal(plain.training(batch, draws, 1), other.training(batch, draws, 1))
     assert torch.equal(plain.plain(batch), other.plain(batch))
 
 

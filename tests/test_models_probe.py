@@ -129,7 +129,7 @@ def test_the_layout_is_no_part_of_the_result(optimizer: str, monkeypatch: pytest
     last, plain = (run(optimizer, layout, monkeypatch) for layout in ("channels_last", "contiguous"))
     for one, is_last in ((last, True), (plain, False)):
         weight = next(p for p in one._learner.trained.parameters() if p.ndim == 4)
-        batch = one._learner._source.training(one.data.train.rows[:4], None)
+        batch = one._learner._source.training(one.data.train.rows[:4], None, 1)
         assert weight.is_contiguous() == batch.is_contiguous() == (not is_last)
         one.run_epoch()
     last.save(str(tmp_path))

@@ -12,8 +12,9 @@ import torch.distributed
 import torchvision
 from torch import multiprocessing
 
-from models import features, probe
+from models import probe
 from models.catalog import ModelConfig
+from models.features import FrozenBase
 from models.training import NonFiniteLoss, TrainConfig, TrainingRun, World
 from tests.models_toys import toy_data
 
@@ -92,14 +93,14 @@ def laid_out(world: World, folder: Path) -> Any:
 def over_features(world: World, folder: Path) -> Any:
     """A frozen base: how often this worker ran it, and what came of it."""
     made: list[int] = []
-    compute = features._compute
+    compute = FrozenBase._compute
 
     def counted(*args: Any) -> None:
         made.append(1)
         compute(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features, "_compute", counted)
+        patch.setattr(FrozenBase, "_compute", counted)
         config = ModelConfig("mobilenet_v2", weights=str(folder / "base.pth"))
         data = toy_data("mobilenet_v2", train=32, validation=8)
         run = TrainingRun(config, PLAIN, data, world=world, cache_dir=str(folder / "cache"))
