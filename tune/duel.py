@@ -79,8 +79,8 @@ class Duel:
     def _announce(self) -> None:
         names = ", ".join(contestant.name for contestant in self._contestants)
         print(
-            f"duel        {names}: {self._config.trials_each} learning rates each, then the best one from {SEEDS} "
-            f"seeds each; at most {self._most_epochs} epochs a training"
+            f"duel        {names}: each tries {self._config.trials_each} learning rate(s), then the best of them from "
+            f"{SEEDS} seeds; at most {self._most_epochs} epochs a training"
         )
         print("\n".join(f"cost        {line}" for line in self._config.budget.quote(self._meter)), flush=True)
 
