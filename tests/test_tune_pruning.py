@@ -45,8 +45,9 @@ def test_the_best_third_at_a_rung_goes_on() -> None:
 def test_nothing_is_judged_between_rungs_or_before_the_first() -> None:
     halving = Halving(2, reduction=3)
     assert not pruned(study_of([0.9], [0.8], [0.1]), 2, halving)
-    assert not pruned(study_of([0.9, 0.1, 0.9], [0.9, 0.1, 0.9], [0.1, 0.2, 0.1]), 2, halving)  # epoch 2 was good
-    assert pruned(study_of([0.9, 0.3, 0.1], [0.9, 0.3, 0.1], [0.1, 0.2, 0.9]), 2, halving)  # epoch 2 was not
+    assert not pruned(study_of([0.9, 0.3, 0.9], [0.9, 0.3, 0.9], [0.1, 0.2, 0.1]), 2, halving)
+    assert pruned(study_of([0.9, 0.3, 0.1], [0.9, 0.3, 0.1], [0.1, 0.2]), 2, halving)
+    assert not pruned(study_of([], [], []), 2, halving)
     assert pruned(study_of([0, 1, 0, 0, 0, 0.9], [0, 1, 0, 0, 0, 0.8], [0, 1, 0, 0, 0, 0.7]), 2, halving)  # second rung
 
 
@@ -93,6 +94,7 @@ class Controller:
 class Waiting:
     def __init__(self, trial_id: str) -> None:
         self.trial_id, self.status = trial_id, "PENDING"
+        self.last_result = {"epoch": 1}
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")

@@ -53,12 +53,14 @@ class KillProofSearch(ray.tune.search.optuna.OptunaSearch):
     """No further trial is proposed once this is set."""
 
     def __init__(self, *, pruner: optuna.pruners.BasePruner | None = None, **options: Any) -> None:
+        self._known: dict[str, FrozenTrial] = {}
         super().__init__(**options)
         self._pruner = pruner
         self._study.pruner = pruner or optuna.pruners.NopPruner()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_storage": None, "_ot_study": None, "_ot_trials": {}, "closed": False}
+        gone: dict[str, Any] = {"_storage": None, "_ot_study": None, "_ot_trials": {}, "_known": {}, "closed": False}
+        return {**self.__dict__, **gone}
 
     def open_study(self, url: str) -> None:
         """Go on with the study in an SQLAlchemy `url`, which must hold one of this search's name."""
@@ -113,7 +115,7 @@ class KillProofSearch(ray.tune.search.optuna.OptunaSearch):
         """Whether the pruner ends this trial, by what the study holds of it and of the trials before it."""
         if self._pruner is None or trial_id not in self._ot_trials or self._ended(trial_id):
             return False
-        return self._pruner.prune(self._study, self._stored(trial_id))
+        return self._pruner.prune(self._study, self._trial(trial_id))
 
     def _lost_trial(self) -> optuna.Trial | None:
         """The first trial that was asked for and whose asker was killed before Ray wrote it down."""
@@ -142,17 +144,23 @@ class KillProofSearch(ray.tune.search.optuna.OptunaSearch):
             self._tell(trial_id, TrialState.PRUNED)
 
     def _report(self, trial_id: str, result: dict[str, Any]) -> None:
-        step = int(result["training_iteration"])
-        if step not in self._stored(trial_id).intermediate_values:
-            self._ot_trials[trial_id].report(float(result[self._metrics[0]]), step)
+        step, value = int(result["training_iteration"]), float(result[self._metrics[0]])
+        known = self._trial(trial_id).intermediate_values
+        if step not in known:
+            self._ot_trials[trial_id].report(value, step)
+            known[step] = value
 
     def _tell(self, trial_id: str, state: TrialState, values: list[float] | None = None) -> None:
         self._study.tell(self._ot_trials[trial_id].number, values, state=state)
+        self._trial(trial_id).state = state
 
     def _ended(self, trial_id: str) -> bool:
         """Whether the study has this trial's end already, because the kill came after it and before Ray's next save."""
-        return bool(self._stored(trial_id).state.is_finished())
+        return bool(self._trial(trial_id).state.is_finished())
 
-    def _stored(self, trial_id: str) -> FrozenTrial:
-        stored: FrozenTrial = self._study.get_trials(deepcopy=False)[self._ot_trials[trial_id].number]
-        return stored
+    def _trial(self, trial_id: str) -> FrozenTrial:
+        """What the study holds of a trial. Read once, since nobody else writes: each reading is a dozen queries."""
+        if trial_id not in self._known:
+            number = self._ot_trials[trial_id].number
+            self._known[trial_id] = self._study.get_trials()[number]
+        return self._known[trial_id]

@@ -18,7 +18,7 @@ _ENDED = ("finished", "pruned", "failed")
 
 
 class SearchLog(ray.tune.Callback):
-    """After every report the table is written; after every trial a line is printed.
+    """About every second, and after every trial, the table is written; after every trial a line is printed.
 
     With the results in a bucket, the bucket is brought up to date after each trial.
 
@@ -44,7 +44,8 @@ class SearchLog(ray.tune.Callback):
             total=self._total, unit="trial", file=sys.stderr, dynamic_ncols=True, disable=not sys.stderr.isatty()
         )
 
-    def on_trial_result(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: Any, **_: Any) -> None:
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **_: Any) -> None:
+        # Not upon a report: the last one before a pause would wait for the next, and so would a trial that just began.
         if time.monotonic() - self._written >= self._write_every:
             self._write(trials)
 

@@ -25,8 +25,8 @@ class Halving(optuna.pruners.BasePruner):
         self._grace, self._reduction, self._spared = grace, reduction, spared
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        rung = self._rung(max(trial.intermediate_values, default=0))
-        if rung not in trial.intermediate_values or trial.number in self._spared:
+        rung = max(trial.intermediate_values, default=0)
+        if not self._is_rung(rung) or trial.number in self._spared:
             return False
         mine = trial.intermediate_values[rung]
         others = [
@@ -40,13 +40,11 @@ class Halving(optuna.pruners.BasePruner):
         better = sum(value > mine for value in others)
         return better >= -(-count // self._reduction)
 
-    def _rung(self, epochs: int) -> int:
-        """The last rung that has been reached; 0 before the first."""
-        rung = 0
+    def _is_rung(self, epochs: int) -> bool:
         step = self._grace
-        while step <= epochs:
-            rung, step = step, step * self._reduction
-        return rung
+        while step < epochs:
+            step *= self._reduction
+        return step == epochs
 
 
 class PruneByStudy(ray.tune.schedulers.FIFOScheduler):
@@ -58,13 +56,13 @@ class PruneByStudy(ray.tune.schedulers.FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         self.search.on_trial_result(trial.trial_id, result)
-        prune = self.search.should_prune(trial.trial_id)
-        decision: str = self.STOP if prune else self.CONTINUE
+        decision: str = self.STOP if self.search.should_prune(trial.trial_id) else self.CONTINUE
         return decision
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         # A kill may have come between a decision and its execution: the trial is back, and has reached its end.
         for trial in list(tune_controller.get_trials()):
-            if trial.status == TuneTrial.PENDING and self.search.should_prune(trial.trial_id):
+            waits = trial.status == TuneTrial.PENDING and trial.last_result
+            if waits and self.search.should_prune(trial.trial_id):
                 tune_controller.stop_trial(trial)
         return super().choose_trial_to_run(tune_controller)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import shlex
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ from tune.gain import gain
 from tune.objectives import picked
 from tune.outputs import RunFolder, begin, find_run, point_latest, saved_settings, working_on
 from tune.plan import plan_of
+from tune.prices import Kind, load_prices
 from tune.report import describe_search, last_lines, make_report
 from tune.searching import Finished, meter_of, run_search
 from tune.session import Session, start_ray
@@ -35,16 +37,19 @@ Config = TypeVar("Config", SearchConfig, TrainJobConfig)
 
 def search(config: SearchConfig) -> int:
     """Search, bundle the best trial, score it on the test images. Returns 0; `UserError` when no trial has a score."""
-    with _begun(config.absolute(), "search") as (config, job, run, session):
+    config = config.absolute()
+    if not config.resume:
+        _check(config)
+    with _begun(config, "search") as (config, job, run, session):
         if config.contestants:
             return _duel(config, job, run, session)
         plan = plan_of(config)
-        job = replace(job, measure=plan.measures)
         print(f"search      {plan.trials} trials of {config.model.model}: {plan.space.describe()}", flush=True)
         meter = meter_of(config, session)
         print("\n".join(f"cost        {line}" for line in config.budget.quote(meter)))
         visit = DoctorsVisit(facts_of(config, job.collection))
-        finished = run_search(config, plan, job, run, session, meter, visit.look)
+        measured = replace(job, measure=plan.measures)
+        finished = run_search(config, plan, measured, run, session, meter, visit.look)
         standing = finished.table[finished.table[NUMBER].isin(list(finished.checkpoints))]
         kept, keeps = picked(standing[standing[SCORE].notna()], config.limits)
         best = best_row(kept)
@@ -85,6 +90,14 @@ def train(config: TrainJobConfig) -> int:
             details = {"workers": config.workers, "hyperparameters": job.hyperparameters()}
             _conclude(job, folder, run, {"training": details})
     return 0
+
+
+def _check(config: SearchConfig) -> None:
+    """`UserError` for what the search would stumble over after it had begun: an earlier study, prices."""
+    plan_of(config)
+    known, given = load_prices(config.budget.prices), config.budget
+    if given.instance_type:
+        known.at(Kind(given.instance_type, given.region, given.market), time.time())
 
 
 def _gain(chosen: Job, folder: str, job: Job, finished: Finished, best: int) -> dict[str, Any] | None:

@@ -110,7 +110,8 @@ class Trial(ray.tune.Trainable):
     def step(self) -> Report:
         if self._run is not None and self._failure is None:
             try:
-                self._run.run_epoch()
+                if not self._run.finished:  # it is when a kill came between its last checkpoint and its end
+                    self._run.run_epoch()
                 return {**epoch_report(self._job, self._run), **self._network}
             except UserError as error:
                 self._failure = error
