@@ -78,6 +78,7 @@ def search(config: SpaceConfig, space: SpaceName, seed: int) -> dict[str, Any]:
         "before": [finding.rule for finding in doctor.before(facts)],
         "after": [finding.rule for finding in doctor.after(facts)],
         "rates_of_collapsed": sorted(float(rate) for rate in facts.scored.loc[facts.collapsed, "learning_rate"]),
+        "table": json.loads(table.to_json(orient="records")),
     }
 
 
@@ -108,7 +109,8 @@ def main() -> int:
     for space, of in summary.items():
         scores = f"{of['best']:.3f}  {of['default']:.3f}  {of['gain']:+.3f}  {of['test']:.3f}  {of['test_gain']:+.3f}"
         print(f"{space:<8} mean  {of['collapsed_share']:>8.0%}   {scores}")
-    print(json.dumps({"means": summary, "searches": rows}))
+    searches = [{name: value for name, value in row.items() if name != "table"} for row in rows]
+    print(json.dumps({"means": summary, "searches": searches}))
     return 0
 
 

@@ -22,6 +22,13 @@ def test_a_weak_trial_is_not_a_collapsed_one() -> None:
     assert "collapsed" in rules(doctor.after(healthy([0.8] + [0.31] * 11, top_share=np.nan)))
 
 
+def test_a_trial_that_knows_its_training_images_has_not_collapsed() -> None:
+    """Its kept epoch may well name one class: the first, before it overfits."""
+    scores = [0.8] * 2 + [0.275] * 10
+    assert "collapsed" not in rules(doctor.after(healthy(scores, last_training_accuracy=0.9)))
+    assert "collapsed" in rules(doctor.after(healthy(scores, last_training_accuracy=0.29)))
+
+
 def test_a_network_that_died_after_its_best_epoch_has_a_good_score() -> None:
     assert doctor.after(healthy(top_share=1.0)) == []
 

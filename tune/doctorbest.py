@@ -63,7 +63,7 @@ def at_bounds(facts: Facts) -> dict[str, str]:
             continue
         places = [dimension.position(value) for value in scored[dimension.name].iloc[:_BEST]]
         for end, ends in (("lower", places), ("upper", [1 - place for place in places])):
-            if ends[0] <= AT_BOUND and (alone or max(ends) <= _NEAR):
+            if abs(ends[0]) <= AT_BOUND and (alone or max(ends) <= _NEAR):
                 found[dimension.name] = end
     return found
 

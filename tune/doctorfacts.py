@@ -99,10 +99,12 @@ class Facts:
 
     @cached_property
     def collapsed(self) -> "pd.Series[bool]":
-        """For each scored trial, whether it learned nothing: no better than always naming the commonest class.
+        """For each scored trial, whether it learned nothing.
 
-        Where it is known that it names one class for every validation image, that decides; a table that does not say so
-        (`top_share`) is judged by whether the accuracy's 95 % interval reaches down to the majority rate.
+        Its validation accuracy is not shown to be above always naming the commonest class, and it names one class for
+        every validation image (`top_share`), or is at or below that rate without having learned its training images
+        either: a trial that knows those has overfitted, which is another illness. Where `top_share` is not known, the
+        first alone decides.
         """
         scored = self.scored
         accuracy = scored[SCORE].astype(float)
@@ -110,8 +112,14 @@ class Facts:
         if "top_share" not in scored:
             return at_chance
         share = scored["top_share"].astype(float)
-        one_class = (accuracy <= self.majority) | (share >= _ONE_CLASS)
-        return at_chance & (one_class | share.isna())
+        return at_chance & ((share >= _ONE_CLASS) | (accuracy <= self.majority) & ~self._learned | share.isna())
+
+    @property
+    def _learned(self) -> "pd.Series[bool]":
+        """For each scored trial, whether it is shown to do better on its training images than naming one class."""
+        n, training = sum(self.train_counts), self.column("last_training_accuracy").reindex(self.scored.index)
+        least = training.fillna(0.0).map(lambda a: wilson(round(a * n), n)[0])
+        return least > max(self.train_counts, default=0) / max(n, 1)
 
     def column(self, name: str) -> "pd.Series[float]":
         """A column of the table as floats, NaN where it is missing."""
