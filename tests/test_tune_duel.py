@@ -247,6 +247,7 @@ def test_a_duel_that_ended_between_its_phases_goes_on_to_a_verdict(
     assert Predictor.load(str(out / "bundle")).info.classes == ("crab", "sponge")
     before = pd.read_csv(out / "trials.csv")
     assert list(before["phase"]) == ["rates"] * 6
+    assert "duel        sgd-keras-time: not yet through its learning rates" in printed
 
     # The command line of a resume names the folder and nothing else.
     assert runs.search(SearchConfig(data=DataConfig(cache_dir=config.data.cache_dir), out=config.out, resume=True)) == 0
@@ -323,7 +324,7 @@ def test_trials_that_diverge_lose_the_duel_and_do_not_end_it(
     ray_cluster: None, config: SearchConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs, "Job", Diverging)
-    assert runs.search(config) == 0
+    assert runs.search(replace(config, trials=1)) == 0
     told = json.loads((Path(config.out) / "duel.json").read_text())
     adam, sgd, decayed = told["contestants"]
     assert (adam["failure"], decayed["failure"], sgd["learning_rate"]) == ("", "", None)

@@ -9,7 +9,8 @@ import pandas as pd
 
 from data import store
 from data.errors import UserError
-from tune.doctor import DoctorsVisit, Facts
+from tune import doctor
+from tune.doctor import Facts
 from tune.duelists import CONTESTANT, SEEDS, Contestant, Rates, Seeds
 from tune.duelscores import Answers, all_pairs, winner
 from tune.gain import right_answers
@@ -53,18 +54,23 @@ class Duel:
     def fight(self, facts: Facts) -> Outcome:
         """Both phases, or as much of them as Ctrl-C or the budget allows. `UserError` where no trial has a score."""
         self._announce()
-        DoctorsVisit(facts)
+        findings = doctor.before(facts)
+        if findings:
+            print("\n".join(doctor.lines(findings)), flush=True)
         rates = Rates.of(self._contestants, self._config.train.seed)
         count = self._config.trials_each
         plan = Plan(space=rates, trials=count * len(self._contestants), points=rates.points(count))
         phase, finished = RATES_PHASE, self._search(RATES_PHASE, plan)
-        chosen = self._best_rates(finished)
-        if chosen and not finished.interrupted:
+        chosen = {} if finished.interrupted else self._best_rates(finished)
+        if chosen:
             seeds = Seeds.of(chosen, self._seeds)
             plan = Plan(space=seeds, trials=SEEDS * len(chosen), points=seeds.points())
             phase, finished = SEEDS_PHASE, self._search(SEEDS_PHASE, plan)
             self._ask_test_images(finished)
-        return self._outcome(phase, finished, chosen)
+        outcome = self._outcome(phase, finished, chosen)
+        outcome.details["doctor"] = [finding.as_dict() for finding in findings]
+        self._run.write_json("duel.json", outcome.details)
+        return outcome
 
     @property
     def _seeds(self) -> tuple[int, ...]:
@@ -140,7 +146,9 @@ class Duel:
 
     def _outcome(self, phase: str, finished: Finished, chosen: dict[Contestant, float]) -> Outcome:
         whole = phase == SEEDS_PHASE and not finished.interrupted
-        failures = {each.name: "" if each in chosen else self._why_none(each) for each in self._contestants}
+        failures = {
+            each.name: self._why_none(each) if chosen and each not in chosen else "" for each in self._contestants
+        }
         answers = {each.name: self._all_answers(each) for each in chosen} if whole else {}
         pairs = all_pairs(answers, failures) if whole else []
         won = winner(pairs)
@@ -161,7 +169,6 @@ class Duel:
                 "validation_accuracy": float(best[SCORE]),
             },
         }
-        self._run.write_json("duel.json", details)
         return Outcome(self._job_of(best), finished.checkpoints[int(best[NUMBER])], details)
 
     def _bundled(self, phase: str, finished: Finished, won: str) -> pd.Series:
@@ -179,9 +186,9 @@ class Duel:
         return best
 
     def _why_none(self, contestant: Contestant) -> str:
-        """Why a contestant has no learning rate; "" where its trials are still to come."""
+        """Why a contestant has no learning rate, once the phase that chooses them is over."""
         error = commonest_error(_of(self._finished[RATES_PHASE].table, contestant))
-        return f"no learning rate of {contestant.name} gave a network; the commonest error: {error}" if error else ""
+        return f"no learning rate of {contestant.name} gave a network; the commonest error: {error}"
 
     def _all_answers(self, contestant: Contestant) -> Answers:
         return np.stack([self._answers[contestant.name, seed] for seed in self._seeds])
