@@ -3,12 +3,12 @@
 import math
 
 from models.metrics import wilson
-from tune.doctorfacts import FEW, SCORE, Facts, Finding, difference, half_width, z_of_many
+from tune.doctorfacts import FEW, SCORE, Facts, Finding, difference, half_width
 from tune.space import AT_BOUND, Choice
 
 # Training accuracy above the upper end of the validation accuracy's interval by so much is no accident of the split.
 _GAP = 0.25
-# Half width of the interval between two trials above which no search can choose, as with fewer than about 50 images.
+# Half width of the interval between two trials that no gain of hyperparameters exceeds: about 45 images or fewer.
 _BLIND = 0.2
 # Optuna's TPE draws its first trials at random; before they are over nothing need beat the defaults.
 _RANDOM_TRIALS = 10
@@ -33,7 +33,7 @@ def gap(facts: Facts) -> Finding | None:
 
 
 def at_bound(facts: Facts) -> Finding | None:
-    """The best trial at an end of a range, where the rest agrees: the next best lie there too, or none comes near."""
+    """The best trial at an end of a range, where the rest agrees: the next best lie there too, or there are none."""
     held = at_bounds(facts)
     if not held:
         return None
@@ -50,14 +50,13 @@ def at_bounds(facts: Facts) -> dict[str, str]:
     """Hyperparameters whose best value lies at a bound, each with "lower" or "upper".
 
     One best trial near an end means nothing: with three dimensions every fourth search has one by chance. It counts
-    where the best three trials lie in the same fifth of the range, or where no other trial comes near the best.
+    where the best three trials lie in the same fifth of the range, or where all others collapsed.
     Epochs are left out: early stopping chooses them, and `still_learning` speaks of them.
     """
     scored, found = facts.scored, dict[str, str]()
     if len(scored) < 2 * _BEST or facts.space is None:
         return found
-    best, second = (float(score) for score in scored[SCORE].iloc[:2])
-    alone = best - second > difference(best, second, facts.n, z_of_many(len(scored) - 1))
+    alone = int((~facts.collapsed).sum()) == 1
     for dimension in facts.space.dimensions:
         if isinstance(dimension, Choice) or dimension.name == "epochs" or dimension.name not in scored:
             continue
@@ -69,18 +68,19 @@ def at_bounds(facts: Facts) -> dict[str, str]:
 
 
 def indistinguishable(facts: Facts) -> Finding | None:
+    """Whether half of the trials come as near to the best as chance does, on images too few to tell anything apart."""
     alive = facts.scored.loc[~facts.collapsed, SCORE].astype(float)
     if len(alive) < FEW:
         return None
-    best, second, worst = float(alive.iloc[0]), float(alive.iloc[1]), float(alive.iloc[-1])
-    width = difference(best, worst, facts.n)
-    if width <= _BLIND or best - worst > width:
+    best, second, middle = float(alive.iloc[0]), float(alive.iloc[1]), float(alive.iloc[len(alive) // 2])
+    width = difference(best, middle, facts.n)
+    if width <= _BLIND or best - middle > width:
         return None
     return Finding(
         "indistinguishable",
         "the best trial cannot be told from the others",
-        f"{best:.3f} against {second:.3f} for the second and {worst:.3f} for the last of {len(alive)}; on {facts.n} "
-        f"images two trials must differ by {width:.2f} before it is more than chance",
+        f"{best:.3f} against {second:.3f} for the second and {middle:.3f} for the middle one of {len(alive)}; on "
+        f"{facts.n} images two trials must differ by {width:.2f} before it is more than chance",
         "more validation images; choosing among these trials is choosing by lot",
     )
 
