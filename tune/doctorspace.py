@@ -63,7 +63,7 @@ def dead_region(facts: Facts) -> Finding | None:
     return Finding(
         "dead-region",
         f"{share:.0%} of the learning rates that can be drawn are known to teach this network nothing",
-        f"with {what}, most runs above {bound:g} end at chance (benchmarks/README.md, dead_rates.py)",
+        f"with {what}, every measured run from {bound:g} up ended at chance (benchmarks/README.md, dead_rates.py)",
         f"lower the upper bound of the learning rate to {bound:g} or less (--space default does)",
     )
 
