@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from data import store
+from models import checkpoint
 from models.predictor import Predictor
 from tests.commands import Command, run
 
@@ -32,7 +33,11 @@ SLOW = (
     "1",
     "--cpus",
     "1",
+    "--prune",
+    "off",
 )
+# An epoch takes long enough for a second Ctrl-C to come before its end.
+LONG_EPOCHS = ("--image-size", "224", "--epochs", "3", "--patience", "0", "--trials", "2", "--max-concurrent", "1")
 
 
 def search(photos: Path, cache_dir: str, out: str | Path, *more: str) -> list[str]:
@@ -64,13 +69,39 @@ def test_ctrl_c_leaves_a_usable_result_and_resume_goes_on(photos: Path, cache_di
         command.wait_for(r"trial +0 ")
         command.signal(signal.SIGINT)
         assert command.end() == 0
+    assert "ending: Ctrl-C; the running epochs are finished first; once more stops at once" in command.text
     assert f"uv run tune/search.py --resume --out {out}" in command.text
     before = pd.read_csv(out / "trials.csv")
     assert 1 <= len(before) < 4
+    begun = before[before["epochs_run"] > 0]
+    epochs_before = {int(number): kept_epochs(out, int(number)) for number in begun["trial"]}
+    assert {number: len(epochs) for number, epochs in epochs_before.items()} == dict(
+        zip(begun["trial"], begun["epochs_run"], strict=True)
+    )
     assert Predictor.load(str(out / "bundle")).info.classes == ("crab", "sponge")
 
     printed = run(*search(photos, cache_dir, out, "--resume"))
     check_resumed(out, before, printed)
+    for number, epochs in epochs_before.items():  # no epoch was lost, and none trained again: its seconds would differ
+        assert kept_epochs(out, number)[: len(epochs)] == epochs
+
+
+def test_a_second_ctrl_c_stops_at_once_and_loses_nothing_that_had_ended(
+    photos: Path, cache_dir: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with Command(*search(photos, cache_dir, out, *LONG_EPOCHS)) as command:
+        command.wait_for(r"trial +0 ")
+        command.signal(signal.SIGINT)
+        command.wait_for("once more stops at once")
+        command.signal(signal.SIGINT)
+        assert command.end() == 130
+    assert "Traceback" not in command.text
+    assert not (out / "bundle").exists()
+    assert list(pd.read_csv(out / "trials.csv")["status"][:1]) == ["finished"]
+    run(*search(photos, cache_dir, out, "--resume"))
+    assert list(pd.read_csv(out / "trials.csv")["status"]) == ["finished", "finished"]
+    assert Predictor.load(str(out / "bundle")).info.classes == ("crab", "sponge")
 
 
 def test_a_killed_search_goes_on_with_resume(photos: Path, cache_dir: str, tmp_path: Path) -> None:
@@ -108,6 +139,13 @@ def test_a_search_killed_with_its_results_in_a_bucket_goes_on_on_another_machine
     printed = run(*search(photos, str(tmp_path / "cache"), out, "--resume"))
     store.download_folder(out, str(copy))
     check_resumed(copy, before.drop(columns="seconds"), printed)  # the last seconds of a trial may be trained again
+
+
+def kept_epochs(out: Path, number: int) -> list[dict[str, float]]:
+    """The scores of a trial's epochs in its last checkpoint."""
+    last = max((out / "ray" / "tune" / f"trial-{number:04d}").glob("checkpoint_*"))
+    scores: list[dict[str, float]] = checkpoint.read(str(last))["scores"]
+    return scores
 
 
 def check_resumed(out: Path, before: pd.DataFrame, printed: str) -> None:
