@@ -323,7 +323,7 @@ class Diverging(Job):
 def test_trials_that_diverge_lose_the_duel_and_do_not_end_it(
     ray_cluster: None, config: SearchConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "Job", Diverging)
+    monkeypatch.setattr(beginning, "Job", Diverging)
     assert runs.search(replace(config, trials=1)) == 0
     told = json.loads((Path(config.out) / "duel.json").read_text())
     adam, sgd, decayed = told["contestants"]

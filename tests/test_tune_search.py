@@ -18,7 +18,7 @@ from data.errors import UserError
 from models.catalog import ModelConfig
 from models.predictor import Prediction, Predictor
 from models.training import EpochScores, TrainConfig, TrainingRun
-from tune import runs
+from tune import beginning, runs
 from tune.budget import Budget
 from tune.objectives import ACCURACY
 from tune.outputs import RunFolder, begin, find_run, working_on
@@ -26,6 +26,7 @@ from tune.plan import plan_of
 from tune.searching import concurrent_trials, run_search
 from tune.session import Session, start_ray
 from tune.settings import SearchConfig
+from tune.spending import Spending
 from tune.trial import Job, Trial
 
 pytestmark = pytest.mark.ray
@@ -215,7 +216,7 @@ def test_one_failing_trial_does_not_end_the_search(ray_cluster: None, config: Se
 def test_all_trials_failing_ends_the_search_with_the_reason(
     ray_cluster: None, config: SearchConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "Job", partial(Faulty, bad=(0, 1, 2)))
+    monkeypatch.setattr(beginning, "Job", partial(Faulty, bad=(0, 1, 2)))
     with pytest.raises(UserError, match=r"no trial has a score; .*loss.*\(3 of 3 trials\)"):
         runs.search(config)
     assert not (Path(config.out) / "bundle").exists()
@@ -231,6 +232,20 @@ def test_a_trial_whose_process_dies_is_tried_again(ray_cluster: None, config: Se
     finished = run_search(two, plan_of(two), job, run, session)
     assert set(finished.table["status"]) == {"finished"}
     assert len(list(marks.iterdir())) == 2
+
+
+def test_a_trial_that_the_end_of_the_search_stopped_was_not_pruned_and_can_go_on(
+    ray_cluster: None, config: SearchConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it is the last one, so that no other is missing."""
+    run, collection, session = prepared(config)
+    job, one = Job(config.model, config.train, collection), replace(config, trials=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(Spending, "refusal", lambda _: "enough")
+        stopped = run_search(one, plan_of(one), job, run, session)
+    assert (stopped.interrupted, list(stopped.table["status"])) == ("enough", ["stopped"])
+    resumed = run_search(replace(one, resume=True), plan_of(one), job, run, session)
+    assert (resumed.interrupted, list(resumed.table["status"])) == ("", ["finished"])
 
 
 def test_the_clock_stops_a_search_with_the_best_so_far(ray_cluster: None, config: SearchConfig) -> None:
