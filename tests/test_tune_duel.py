@@ -16,7 +16,7 @@ from data.errors import UserError
 from models.metrics import paired_difference
 from models.predictor import Predictor
 from models.training import TrainConfig
-from tune import duel, runs
+from tune import beginning, duel, runs
 from tune.budget import Budget, Meter
 from tune.doctor import Facts
 from tune.duelists import CONTESTANT, SEEDS, Rates, Seeds, parse_duel

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pandas as pd
@@ -156,6 +157,7 @@ def test_a_space_survives_the_way_through_its_parameters() -> None:
     for space in (SPACE, make_space("story", DEFAULTS, backbone=False)):
         assert isinstance(space, Space)
         for dimension in space.dimensions:
-            value = space.defaults[dimension.name]
-            assert dimension.holds(dimension.from_parameter(dimension.to_parameter(value)))
+            value: Any = space.defaults[dimension.name]
+            there: Any = dimension.to_parameter(value)
+            assert dimension.holds(dimension.from_parameter(there))
             assert dimension.position(value) + 1e-9 >= 0
