@@ -6,8 +6,8 @@ from models.metrics import wilson
 from tune.doctorfacts import FEW, SCORE, Facts, Finding, difference, half_width
 from tune.space import AT_BOUND, Choice
 
-# Training accuracy above the upper end of the validation accuracy's interval. A head over good frozen features knows all
-# its training images and two thirds or more of the others, and is well; the bird story's best trial had 0.29.
+# Training accuracy above the upper end of the validation accuracy's interval. A head over good frozen features knows
+# all its training images and two thirds or more of the others, and is well; the bird story's best trial had 0.29.
 _GAP = 0.28
 # Half width of the interval between two trials that no gain of hyperparameters exceeds: about 45 images or fewer.
 _BLIND = 0.2
