@@ -11,6 +11,7 @@ import optuna
 import pandas as pd
 import ray.tune
 import ray.tune.logger
+from optuna.trial import TrialState
 
 from data import store
 from tune import distributed
@@ -28,7 +29,7 @@ from tune.pruning import PruneByStudy
 from tune.session import Session
 from tune.settings import SearchConfig
 from tune.snapshots import KeepState, put_back
-from tune.space import Space
+from tune.space import NUMBER, Space
 from tune.spending import Spending
 from tune.trial import Job, Trial
 from tune.trials import TuneTrial, trial_number, trial_table, write_table
@@ -77,13 +78,16 @@ def run_search(
             results = tuner.fit()
     trials: list[TuneTrial] = list(results._experiment_analysis.trials)
     table = spending.with_costs(trial_table(trials, plan.space.names, ended=True))
-    write_table(run.path("trials.csv"), table)
-    whole = len(table) >= plan.trials and bool(table["status"].isin(["finished", "pruned", "failed"]).all())
-    interrupted = "" if whole else ending.reason or "Ray stopped it"
     with _open_study(run) as study:
+        # Tune marks what it stopped at the end as it marks what was pruned; in the study it is still running.
+        unended = [trial.number for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING])]
+        table.loc[table[NUMBER].isin(unended) & (table["status"] == "pruned"), "status"] = "stopped"
+        whole = len(table) >= plan.trials and bool(table["status"].isin(["finished", "pruned", "failed"]).all())
         if whole:
             _close(study)
         space = plan.searched(study)
+    write_table(run.path("trials.csv"), table)
+    interrupted = "" if whole else ending.reason or "Ray stopped it"
     checkpoints = {trial_number(t): checkpoint for t in trials if (checkpoint := _checkpoint(t, run))}
     return Finished(table, checkpoints, space, interrupted)
 
@@ -225,8 +229,8 @@ def _open_study(run: RunFolder) -> Iterator[optuna.Study]:
 
 def _close(study: optuna.Study) -> None:
     """Mark what a kill left RUNNING in the study as failed: such a trial would puzzle every later reader of it."""
-    for trial in study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
-        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+    for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+        study.tell(trial.number, state=TrialState.FAIL)
 
 
 @contextlib.contextmanager
