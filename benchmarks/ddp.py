@@ -56,6 +56,8 @@ class Times:
     """From the end of each epoch to the end of the next."""
     cpu: list[float]
     """CPU time of rank 0's process in each of these epochs; others' work on the machine hardly shows in it."""
+    between: list[float]
+    """Of `epochs`, what passes outside the loop's own epoch: the report and the checkpoint."""
     whole: float
     """From the call until it returned."""
 
@@ -66,10 +68,10 @@ def noting_times(run: TrainingRun, marks: Path) -> TrainingRun:
 
     def noted() -> Any:
         if not run.scores:
-            marks.write_text(f"{time.time()} 0\n")
+            marks.write_text(f"{time.time()} 0 0\n")
         scores = run_epoch()
         with marks.open("a") as file:
-            file.write(f"{time.time()} {scores.cpu_seconds}\n")
+            file.write(f"{time.time()} {scores.cpu_seconds} {scores.seconds}\n")
         return scores
 
     if run.world.rank == 0:
@@ -105,7 +107,8 @@ def timed(work: Any, folder: Path) -> Times:
     end = time.time()
     marks = [tuple(map(float, line.split())) for line in (folder / "marks").read_text().splitlines()]
     epochs = [after[0] - before[0] for before, after in pairwise(marks[1:])]
-    return Times(marks[0][0] - begin, epochs, [cpu for _, cpu in marks[2:]], end - begin)
+    between = [epoch - own for epoch, (_, _, own) in zip(epochs, marks[2:], strict=True)]
+    return Times(marks[0][0] - begin, epochs, [cpu for _, cpu, _ in marks[2:]], between, end - begin)
 
 
 def torchrun_worker(config: DdpConfig, folder: Path) -> None:
@@ -143,8 +146,11 @@ def main() -> int:
             with tempfile.TemporaryDirectory() as folder:
                 times[name].append(way(config, Path(folder)))
             found = times[name][-1]
-            epochs = " ".join(f"{seconds:.2f}" for seconds in found.epochs)
-            print(f"{name:>8}: start {found.start:.1f} s, epochs {epochs} s, whole {found.whole:.1f} s", flush=True)
+            epochs, cpu = (" ".join(f"{s:.2f}" for s in seconds) for seconds in (found.epochs, found.cpu))
+            print(
+                f"{name:>8}: start {found.start:.1f} s, epochs {epochs} s (CPU {cpu}), whole {found.whole:.1f} s",
+                flush=True,
+            )
     print(json.dumps(summary(times, ray_up)))
     return 0
 
@@ -153,6 +159,7 @@ def summary(times: dict[str, list[Times]], ray_up: float) -> dict[str, Any]:
     """Medians over runs; of each run's epochs their median."""
     epoch = {name: median(median(one.epochs) for one in runs) for name, runs in times.items()}
     cpu = {name: median(median(one.cpu) for one in runs) for name, runs in times.items()}
+    between = {name: median(median(one.between) for one in runs) for name, runs in times.items()}
     start = {name: median(one.start for one in runs) for name, runs in times.items()}
     pairs = zip(times["ray"], times["torchrun"], strict=True)
     return {
@@ -160,6 +167,8 @@ def summary(times: dict[str, list[Times]], ray_up: float) -> dict[str, Any]:
         "ratios": [median(ours.epochs) / median(theirs.epochs) for ours, theirs in pairs],
         "epoch_s": epoch,
         "epoch_cpu_s": cpu,
+        "epoch_cpu_ratio": cpu["ray"] / cpu["torchrun"],
+        "between_epochs_s": between,
         "start_s": {**start, "ray_itself": ray_up},
     }
 
