@@ -1,6 +1,7 @@
 """The duel of optimisers: who meets, on what terms, and what is said of the end."""
 
 import json
+import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -335,6 +336,8 @@ def test_trials_that_diverge_lose_the_duel_and_do_not_end_it(
     assert decayed["validation_accuracy"][2] is None
     assert told["bundled"][CONTESTANT] in ("adam", "sgd-keras-time")
     assert any("counts as always naming" in line for line in duel_lines(told))
+    told["contestants"][0]["test_accuracy"] = [told["majority_rate"]] * SEEDS
+    assert any(re.search("no better on the mean than always naming crab: adam(,|$)", line) for line in duel_lines(told))
 
 
 def test_a_duel_without_any_network_ends_with_the_reason(

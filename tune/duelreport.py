@@ -73,11 +73,15 @@ def _notes(duel: dict[str, Any]) -> list[str]:
     if any(each["failed_seeds"] for each in duel["contestants"]):
         notes.append("a seed that gave no network counts as always naming the commonest training class")
     if duel["pairs"]:
+        guess = duel["majority_rate"]
         notes.append(
-            f"always naming {duel['majority_label']} gives {duel['majority_rate']:.3f} of the {duel['images']} test "
-            f"images; they come from {duel['groups']} groups, and images of one group are alike: over new groups the "
-            "intervals are wider"
+            f"always naming {duel['majority_label']} gives {guess:.3f} of the {duel['images']} test images; they come "
+            f"from {duel['groups']} groups, and images of one group are alike: over new groups the intervals are wider"
         )
+        scores = {each["name"]: each["test_accuracy"] for each in duel["contestants"]}
+        guessing = [name for name, values in scores.items() if values and sum(values) / len(values) <= guess]
+        if guessing:
+            notes.append(f"no better on the mean than always naming {duel['majority_label']}: {', '.join(guessing)}")
     return notes
 
 
