@@ -12,6 +12,7 @@ import torch
 
 from data.errors import UserError
 from data.images import Resize
+from models import engine
 from models.catalog import ModelConfig
 from models.features import FrozenBase, content_key, frozen_features
 from models.preprocess import Preprocess
@@ -77,6 +78,17 @@ def test_the_key_follows_weights_preprocessing_and_content(base_file: str, tmp_p
         for _ in range(2):
             frozen_features(what, pack, how, cache_dir=str(tmp_path))
     assert len(passes) == 4
+
+
+def test_engines_keep_apart_what_they_computed(
+    base_file: str, tmp_path: Path, passes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, (images, _) = ModelConfig("mobilenet_v2", weights=base_file), toy_images(4)
+    ours = frozen_features(config, images, WHAT, cache_dir=str(tmp_path))
+    monkeypatch.setattr(engine, "fastest", lambda device: "torch")
+    theirs = frozen_features(config, images, WHAT, cache_dir=str(tmp_path))
+    assert len(passes) == 2
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
 
 
 def test_a_memory_map_is_known_by_its_file(tmp_path: Path) -> None:
