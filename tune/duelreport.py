@@ -74,9 +74,10 @@ def _notes(duel: dict[str, Any]) -> list[str]:
         notes.append("a seed that gave no network counts as always naming the commonest training class")
     if duel["pairs"]:
         guess = duel["majority_rate"]
+        alike = "; images of one group are alike, so over new groups the intervals are wider"
         notes.append(
-            f"always naming {duel['majority_label']} gives {guess:.3f} of the {duel['images']} test images; they come "
-            f"from {duel['groups']} groups, and images of one group are alike: over new groups the intervals are wider"
+            f"always naming {duel['majority_label']} gives {guess:.3f} of the {duel['images']} test images of "
+            f"{duel['groups']} groups{alike if duel['groups'] < duel['images'] else ''}"
         )
         scores = {each["name"]: each["test_accuracy"] for each in duel["contestants"]}
         guessing = [name for name, values in scores.items() if values and sum(values) / len(values) <= guess]
