@@ -71,11 +71,12 @@ def test_a_resume_from_an_old_state_proposes_what_an_unbroken_search_proposes(tm
             search.save(str(tmp_path / "state.json"))  # the last state that Ray wrote before the kill
     again = resumed(search, tmp_path / "b.db", tmp_path / "state.json")
 
-    # Trial 10 had ended and 11 was running; Ray's state knows neither. 10 is in the study with its end, 11 is taken up.
-    taken = ask(again, "new-11")
-    assert taken == proposals[11]
-    assert taken["trial"] == 11
-    tell(again, "new-11", taken)
+    # Trial 10 had ended and 11 was running; Ray's state knows neither, so both are taken up with their own numbers.
+    for number in (10, 11):
+        taken = ask(again, f"new-{number}")
+        assert taken == proposals[number]
+        assert taken["trial"] == number
+        tell(again, f"new-{number}", taken)
     rest = []
     for number in range(12, 16):
         rest.append(ask(again, f"new-{number}"))

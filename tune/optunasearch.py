@@ -12,6 +12,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from data.errors import UserError
+from tune.studyfile import StudyFile
 
 
 class StatelessTPE(optuna.samplers.BaseSampler):
@@ -53,19 +54,17 @@ class KillProofSearch(ray.tune.search.optuna.OptunaSearch):
     """No further trial is proposed once this is set."""
 
     def __init__(self, *, pruner: optuna.pruners.BasePruner | None = None, **options: Any) -> None:
-        self._known: dict[str, FrozenTrial] = {}
         super().__init__(**options)
         self._pruner = pruner
         self._study.pruner = pruner or optuna.pruners.NopPruner()
 
     def __getstate__(self) -> dict[str, Any]:
-        gone: dict[str, Any] = {"_storage": None, "_ot_study": None, "_ot_trials": {}, "_known": {}, "closed": False}
-        return {**self.__dict__, **gone}
+        return {**self.__dict__, "_storage": None, "_ot_study": None, "_ot_trials": {}, "closed": False}
 
     def open_study(self, url: str) -> None:
         """Go on with the study in an SQLAlchemy `url`, which must hold one of this search's name."""
         try:
-            storage = optuna.storages.RDBStorage(url)
+            storage = StudyFile(url)
             study = optuna.load_study(
                 study_name=self._study_name, storage=storage, sampler=self._sampler, pruner=self._pruner
             )
@@ -118,10 +117,13 @@ class KillProofSearch(ray.tune.search.optuna.OptunaSearch):
         return self._pruner.prune(self._study, self._trial(trial_id))
 
     def _lost_trial(self) -> optuna.Trial | None:
-        """The first trial that was asked for and whose asker was killed before Ray wrote it down."""
+        """The first trial that was asked for and whose asker was killed before Ray wrote it down.
+
+        It is trained again even if it had ended, with its own number and values: its checkpoint is known to nobody.
+        """
         known = {trial.number for trial in self._ot_trials.values()}
-        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if trial.number not in known:
+        for trial in self._study.get_trials(deepcopy=False):
+            if trial.state != TrialState.WAITING and trial.number not in known:
                 return optuna.Trial(self._study, trial._trial_id)
         return None
 
@@ -145,22 +147,16 @@ class KillProofSearch(ray.tune.search.optuna.OptunaSearch):
 
     def _report(self, trial_id: str, result: dict[str, Any]) -> None:
         step, value = int(result["training_iteration"]), float(result[self._metrics[0]])
-        known = self._trial(trial_id).intermediate_values
-        if step not in known:
+        if step not in self._trial(trial_id).intermediate_values:
             self._ot_trials[trial_id].report(value, step)
-            known[step] = value
 
     def _tell(self, trial_id: str, state: TrialState, values: list[float] | None = None) -> None:
         self._study.tell(self._ot_trials[trial_id].number, values, state=state)
-        self._trial(trial_id).state = state
 
     def _ended(self, trial_id: str) -> bool:
         """Whether the study has this trial's end already, because the kill came after it and before Ray's next save."""
         return bool(self._trial(trial_id).state.is_finished())
 
     def _trial(self, trial_id: str) -> FrozenTrial:
-        """What the study holds of a trial. Read once, since nobody else writes: each reading is a dozen queries."""
-        if trial_id not in self._known:
-            number = self._ot_trials[trial_id].number
-            self._known[trial_id] = self._study.get_trials()[number]
-        return self._known[trial_id]
+        stored: FrozenTrial = self._study.get_trials(deepcopy=False)[self._ot_trials[trial_id].number]
+        return stored
