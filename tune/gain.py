@@ -41,7 +41,14 @@ def right_answers(job: Job, folder: str) -> NDArray[np.bool_]:
     if not job.model.frozen:
         logits = logits_of_rows(model, data.images, test.rows, data.preprocess)
     else:
-        features = frozen_features(job.model, data.images, data.preprocess, pack_key=data.pack_key, cache_dir=cache_dir)
+        features = frozen_features(
+            job.model,
+            data.images,
+            data.preprocess,
+            pack_key=data.pack_key,
+            device=job.device,
+            cache_dir=cache_dir,
+        )
         logits = model.logits_of_features(features[test.rows])
     right: NDArray[np.bool_] = logits.argmax(axis=1) == test.labels
     return right

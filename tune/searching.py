@@ -31,6 +31,7 @@ from tune.settings import SearchConfig
 from tune.snapshots import KeepState, put_back
 from tune.space import NUMBER, Space
 from tune.spending import Spending
+from tune.studyfile import StudyFile
 from tune.trial import Job, Trial
 from tune.trials import TuneTrial, trial_number, trial_table, write_table
 
@@ -129,7 +130,7 @@ def _tuner(config: SearchConfig, plan: Plan, job: Job, run: RunFolder, session: 
         sampler=StatelessTPE(config.train.seed),
         pruner=plan.pruner,
         study_name=STUDY,
-        storage=optuna.storages.RDBStorage(_study_url(run)),
+        storage=StudyFile(_study_url(run)),
     )
     return ray.tune.Tuner(
         _trainable(config, job, run),

@@ -16,11 +16,11 @@ from tune.trials import TuneTrial
 
 # Tune's own names for: trials and controller, callbacks, search generator, searcher.
 _PREFIXES = ("experiment_state-", "callback-states-", "search_gen_state-", "searcher-state-")
-_EVERY_S = 1.0
+_EVERY_S = 0.5
 
 
 class KeepState(ray.tune.Callback):
-    """Copies Tune's state to one file of the run, in one step, after each trial's end and about every second.
+    """Copies Tune's state to one file of the run, in one step, after each trial's end and twice a second.
 
     Tune writes its state as several files, each over its predecessor, in a thread of its own: a kill in between leaves
     files that are cut off or do not belong together. Between two steps of its loop the files are whole.
