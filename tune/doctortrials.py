@@ -11,8 +11,8 @@ from tune.doctorfacts import FEW, SCORE, Facts, Finding, half_width, z_of_many
 from tune.doctorspace import MOSTLY_ONE, WIDE, dead_above
 from tune.space import Float
 
-# A healthy search loses up to a third of its trials to the ends of its space (benchmarks/README.md, doctor.py). More
-# is said of it only where the 95 % interval of the share begins above this: 4 of 4 trials, 7 of 10, 12 of 20.
+# Searches of the default space lose 26 to 42 % of their trials (benchmarks/README.md, space.py). It is said of more
+# only: where the 95 % interval of the share begins above this, as with 4 of 4 trials, 7 of 10, 12 of 20.
 _USUAL_LOSS = 0.35
 # Share of dense units that are zero for every validation image, from which on a layer is called dead.
 _DEAD_UNITS = 0.9
