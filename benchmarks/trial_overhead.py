@@ -3,7 +3,7 @@
     python benchmarks/trial_overhead.py
 
 Ours is `tune.searching.run_search` whole (study on disk, table, checkpoints, saved state, gauges, meter) with networks
-that learn nothing, in five epochs each. Stock is a function trainable with five reports, OptunaSearch and
+that learn nothing, one epoch each. Stock is a function trainable with one report, OptunaSearch and
 nothing else. Each count of trials is a process of its own; the slope between two counts leaves the start of Ray out,
 which is printed apart. CPU seconds are those of the process and all that it starts. The last line is one JSON object:
 `seconds_per_trial` (ours, wall, median of the rounds) and `cpu_ratio_to_stock` (stock's slope over ours).
@@ -23,7 +23,6 @@ from proctree import timed
 
 from models.processes import prepare_environment
 
-EPOCHS = 5
 CPUS = 2
 
 
@@ -41,11 +40,13 @@ class OverheadConfig:
     """Trials of the shorter stock search, whose trials cost seconds."""
     stock_many: int = 12
     """Trials of the longer one."""
+    epochs: int = 1
+    """Reports of each trial. Each costs something in its own right: a checkpoint, a row of the study, the table."""
     child: Literal["", "ours", "stock"] = ""
     """Used by the script itself: run this kind of search, of `few` trials, and nothing else."""
 
 
-def ours(trials: int, folder: str) -> None:
+def ours(trials: int, epochs: int, folder: str) -> None:
     """Our whole search, with networks that learn nothing."""
     from models.catalog import ModelConfig
     from models.records import EpochScores
@@ -60,7 +61,7 @@ def ours(trials: int, folder: str) -> None:
     blank = dict.fromkeys((field.name for field in dataclasses.fields(EpochScores)), 0.5)
 
     class Idle:
-        """A training run of five epochs in which nothing happens."""
+        """A training run in which nothing happens."""
 
         def __init__(self) -> None:
             self.scores: list[EpochScores] = []
@@ -68,7 +69,7 @@ def ours(trials: int, folder: str) -> None:
 
         @property
         def finished(self) -> bool:
-            return len(self.scores) == EPOCHS
+            return len(self.scores) == epochs
 
         def run_epoch(self) -> None:
             self.scores.append(EpochScores(**{**blank, "epoch": len(self.scores) + 1}))
@@ -85,17 +86,17 @@ def ours(trials: int, folder: str) -> None:
     session = start_ray(cpus=CPUS)
     table = run_search(config, plan_of(config), job, RunFolder(folder, folder), session).table
     assert list(table["status"]) == ["finished"] * trials
-    assert set(table["epochs_run"]) == {EPOCHS}
+    assert set(table["epochs_run"]) == {epochs}
 
 
-def stock(trials: int, folder: str) -> None:
+def stock(trials: int, epochs: int, folder: str) -> None:
     """Ray Tune as its own guide shows it: a function that reports, an Optuna search, everything else as it comes."""
     import ray
     import ray.tune
     import ray.tune.search.optuna
 
     def trial(_: dict[str, Any]) -> None:
-        for _epoch in range(EPOCHS):
+        for _epoch in range(epochs):
             ray.tune.report({"accuracy": 0.5})
 
     ray.init(num_cpus=CPUS, log_to_driver=False)
@@ -112,9 +113,9 @@ def stock(trials: int, folder: str) -> None:
     assert not results.errors
 
 
-def measure(kind: str, trials: int) -> tuple[float, float]:
+def measure(kind: str, trials: int, epochs: int) -> tuple[float, float]:
     """Wall and CPU seconds of one search in a process of its own."""
-    command = [sys.executable, __file__, "--child", kind, "--few", str(trials)]
+    command = [sys.executable, __file__, "--child", kind, "--few", str(trials), "--epochs", str(epochs)]
     wall, cpu = timed(command)
     print(f"{kind:<6} {trials:>3} trials  {wall:6.1f} s wall  {cpu:6.1f} s CPU", flush=True)
     return wall, cpu
@@ -126,10 +127,10 @@ def main() -> int:
         if config.child == "ours":
             prepare_environment()
         with tempfile.TemporaryDirectory() as folder:
-            {"ours": ours, "stock": stock}[config.child](config.few, folder)
+            {"ours": ours, "stock": stock}[config.child](config.few, config.epochs, folder)
         return 0
     plan = [("ours", config.few), ("ours", config.many), ("stock", config.stock_few), ("stock", config.stock_many)]
-    rounds = [{step: measure(*step) for step in plan} for _ in range(config.rounds)]
+    rounds = [{step: measure(*step, config.epochs) for step in plan} for _ in range(config.rounds)]
     slopes: dict[str, list[tuple[float, float]]] = {"ours": [], "stock": []}
     for measured in rounds:
         for kind, few, many in (

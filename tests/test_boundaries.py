@@ -21,6 +21,7 @@ NEVER = {
     "serve": {"tune", "optuna"},
 }
 ONE_FILE = {"PIL": "data/images.py", "boto3": "data/store.py", "botocore": "data/store.py"}
+ONE_FILE |= {"onnxruntime": "models/engine.py", "onnx": "models/onnxgraph.py"}
 
 
 def imports(file: Path) -> set[str]:

@@ -81,7 +81,12 @@ class Controller:
     """What the scheduler asks of Tune's controller."""
 
     def __init__(self, search: KillProofSearch, *trials: "Waiting") -> None:
-        self.search, self.trials = search, trials
+        self.search, self.trials, self.saved = search, trials, 0
+        self._tune_controller = self
+
+    def checkpoint(self, *, force: bool) -> None:
+        assert force
+        self.saved += 1
 
     def get_trials(self) -> list["Waiting"]:
         return list(self.trials)
@@ -95,6 +100,9 @@ class Waiting:
     def __init__(self, trial_id: str) -> None:
         self.trial_id, self.status = trial_id, "PENDING"
         self.last_result = {"epoch": 1}
+
+    def is_finished(self) -> bool:
+        return self.status == "TERMINATED"
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -116,6 +124,8 @@ def test_a_decision_that_a_kill_kept_from_being_carried_out_is_made_again(tmp_pa
 
     # Killed before Tune had obeyed: the trial comes back waiting, at an epoch after which it would train on.
     assert scheduler.choose_trial_to_run(controller) is None
+    assert scheduler.choose_trial_to_run(controller) is None
+    assert controller.saved == 1  # the ends are written down at once, and once
     study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path / 'study.db'}")
     assert [t.state for t in study.trials] == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED]
     assert study.trials[2].intermediate_values == {1: 0.1, 2: 0.1}

@@ -48,11 +48,13 @@ class Halving(optuna.pruners.BasePruner):
 
 
 class PruneByStudy(ray.tune.schedulers.FIFOScheduler):
-    """Tune's scheduler interface around the study's pruner."""
+    """Tune's scheduler interface around the study's pruner. It also has each trial's end written down at once: Tune
+    writes its state at intervals, and a kill before the next would have the trial trained again."""
 
     def __init__(self, search: KillProofSearch) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.search = search
+        self._ended = 0
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         self.search.on_trial_result(trial.trial_id, result)
@@ -61,8 +63,14 @@ class PruneByStudy(ray.tune.schedulers.FIFOScheduler):
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         # A kill may have come between a decision and its execution: the trial is back, and has reached its end.
-        for trial in list(tune_controller.get_trials()):
+        trials: list[TuneTrial] = list(tune_controller.get_trials())
+        for trial in trials:
             waits = trial.status == TuneTrial.PENDING and trial.last_result
             if waits and self.search.should_prune(trial.trial_id):
                 tune_controller.stop_trial(trial)
+        ended = sum(trial.is_finished() for trial in trials)
+        if ended != self._ended:
+            # Schedulers get the controller behind a wrapper that warns of what it does not know.
+            tune_controller._tune_controller.checkpoint(force=True)
+            self._ended = ended
         return super().choose_trial_to_run(tune_controller)

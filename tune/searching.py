@@ -38,8 +38,9 @@ from tune.trials import TuneTrial, trial_number, trial_table, write_table
 # Tune's searcher keeps an Optuna study by this name in study.db.
 STUDY = "eagleray"
 # Seconds between two writings of Tune's own state, at the least. What it does not hold, a kill makes the search do
-# again. On a disk it takes milliseconds, of which a trial of short epochs has few; in a bucket each is a paid request.
-_STATE_PERIOD_S = {"disk": "0.5", "bucket": "5"}
+# again; the end of a trial is written at once. On a disk a writing takes milliseconds, of which a trial of short epochs
+# has few; in a bucket each is a paid request.
+_STATE_PERIOD_S = {"disk": "1", "bucket": "5"}
 # How often a trial whose process died (memory, a node) goes on from its last epoch; Tune may count one death twice. A
 # trial that cannot be trained reports its reason as a value and is not tried again.
 _LOST_PROCESSES = 4

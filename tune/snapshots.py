@@ -3,7 +3,6 @@
 import io
 import os
 import sys
-import time
 import zipfile
 from typing import Any
 
@@ -16,11 +15,10 @@ from tune.trials import TuneTrial
 
 # Tune's own names for: trials and controller, callbacks, search generator, searcher.
 _PREFIXES = ("experiment_state-", "callback-states-", "search_gen_state-", "searcher-state-")
-_EVERY_S = 0.5
 
 
 class KeepState(ray.tune.Callback):
-    """Copies Tune's state to one file of the run, in one step, after each trial's end and twice a second.
+    """Copies Tune's state to one file of the run, in one step, each time that Tune has written it.
 
     Tune writes its state as several files, each over its predecessor, in a thread of its own: a kill in between leaves
     files that are cut off or do not belong together. Between two steps of its loop the files are whole.
@@ -28,15 +26,10 @@ class KeepState(ray.tune.Callback):
 
     def __init__(self, run: RunFolder) -> None:
         self.run = run
-        self._copied = 0.0
         self._changed = 0
-        self._ended = 0
 
     def on_step_begin(self, iteration: int, trials: list[TuneTrial], **_: Any) -> None:
-        ended = sum(trial.is_finished() for trial in trials)
-        if ended != self._ended or time.monotonic() - self._copied >= _EVERY_S:
-            self._copy(trials)
-            self._ended = ended
+        self._copy(trials)
 
     def on_experiment_end(self, trials: list[TuneTrial], **_: Any) -> None:
         self._copy(trials)
@@ -54,10 +47,10 @@ class KeepState(ray.tune.Callback):
                 archive.write(os.path.join(staging, name), name)
         try:
             store.write(_path(self.run), blob.getvalue())
-        except UserError as error:  # the search goes on with an older copy; the next one is tried in a second
+        except UserError as error:  # the search goes on with an older copy, and the next one is tried
             print(f"warning: {error}", file=sys.stderr)
             return
-        self._copied, self._changed = time.monotonic(), changed
+        self._changed = changed
 
 
 def put_back(run: RunFolder) -> bool:
