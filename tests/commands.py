@@ -58,6 +58,10 @@ class Command:
         return "".join(self.lines)
 
     @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    @property
     def pid(self) -> int:
         return self._process.pid
 

@@ -12,7 +12,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from tests.commands import Command, run
+from tests.commands import PATIENCE_S, Command, run
 
 pytestmark = pytest.mark.kill
 
@@ -22,8 +22,8 @@ TRIALS = 12
 # Slow enough that a kill meets a trial at work, and pruning on: its decisions have to survive too.
 SETTINGS = ["--image-size", "64", "--epochs", "60", "--patience", "0", "--trials", str(TRIALS)]
 SETTINGS += ["--max-concurrent", "1", "--cpus", "1", "--dense-units", "16", "--learning-rate", "0.002"]
-# A kill comes so many seconds after the search has printed what it will do, which it does a moment before it begins.
-EARLIEST_S, LATEST_S = 0.5, 9.0
+# A kill comes so many seconds after the first epoch since the last one; each fifth comes while the search still starts.
+LATEST_S = 6.0
 
 
 def search(photos: Path, cache_dir: str, out: Path, *more: str) -> list[str]:
@@ -43,14 +43,16 @@ def test_thirty_kills_change_nothing(photos: Path, cache_dir: str, tmp_path: Pat
         with started(photos, cache_dir, out) as command:
             struck = ""
             while struck in ("", "worker") and sum(counts.values()) < KILLS:
-                time.sleep(chance.uniform(EARLIEST_S, LATEST_S))
+                if sum(counts.values()) % 5 != 4:
+                    wait_for_an_epoch(command, out)
+                time.sleep(chance.uniform(0, LATEST_S))
                 struck = strike(command, KINDS[sum(counts.values()) % len(KINDS)])
                 if not struck:
                     command.end()  # it came to its end before: the next one is resumed to itself
                     break
                 counts[struck] += 1
-                print(f"killed {struck}: {len(seen)} trials had ended", flush=True)
         seen |= ended(out, seen)
+        print(f"{counts}: {len(seen)} trials have ended", flush=True)
     run(*search(photos, cache_dir, out, "--resume"))
 
     assert min(counts.values()) >= KILLS // 4, counts
@@ -70,6 +72,14 @@ def started(photos: Path, cache_dir: str, out: Path) -> Command:
     return command
 
 
+def wait_for_an_epoch(command: Command, out: Path) -> None:
+    """Until the table of trials has been written anew, or the command has ended."""
+    table, begun = out / "trials.csv", time.time()
+    while command.running and not (table.exists() and table.stat().st_mtime > begun):
+        assert time.time() < begun + PATIENCE_S, f"no epoch:\n{command.text}"
+        time.sleep(0.1)
+
+
 def strike(command: Command, kind: str) -> str:
     """Kill a process of the running command; which kind it was, "" where the command had ended."""
     try:
@@ -77,7 +87,7 @@ def strike(command: Command, kind: str) -> str:
         names = {process.pid: " ".join(process.cmdline()) for process in below}
     except psutil.NoSuchProcess:
         return ""
-    workers = [pid for pid, name in names.items() if "ray::" in name and "IDLE" not in name]
+    workers = [pid for pid, name in names.items() if name.startswith(("ray::Trial", "ray::ResourceTrainable"))]
     raylets = [pid for pid, name in names.items() if "raylet/raylet" in name]
     found = {"driver": [command.pid], "worker": workers, "raylet": raylets}[kind]
     kind, pid = (kind, found[0]) if found else ("driver", command.pid)
