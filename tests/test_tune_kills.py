@@ -20,7 +20,7 @@ KILLS = 30
 KINDS = ("driver", "worker", "raylet")
 TRIALS = 12
 # Slow enough that a kill meets a trial at work, and pruning on: its decisions have to survive too.
-SETTINGS = ["--image-size", "64", "--epochs", "60", "--patience", "0", "--trials", str(TRIALS)]
+SETTINGS = ["--image-size", "64", "--epochs", "18", "--patience", "0", "--trials", str(TRIALS)]
 SETTINGS += ["--max-concurrent", "1", "--cpus", "1", "--dense-units", "16", "--learning-rate", "0.002"]
 # A kill comes so many seconds after the first epoch since the last one; each fifth comes while the search still starts.
 LATEST_S = 6.0

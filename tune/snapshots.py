@@ -37,7 +37,7 @@ class KeepState(ray.tune.Callback):
     def _copy(self, trials: list[TuneTrial]) -> None:
         storage = trials[0].storage if trials else None
         staging = storage.experiment_driver_staging_path if storage else ""
-        names = sorted(n for n in os.listdir(staging) if n.startswith(_PREFIXES)) if os.path.isdir(staging) else []
+        names = _newest(os.listdir(staging)) if os.path.isdir(staging) else []
         changed = max((os.stat(os.path.join(staging, name)).st_mtime_ns for name in names), default=0)
         if changed == self._changed:
             return
@@ -51,6 +51,12 @@ class KeepState(ray.tune.Callback):
             print(f"warning: {error}", file=sys.stderr)
             return
         self._changed = changed
+
+
+def _newest(names: list[str]) -> list[str]:
+    """Of each kind of file the newest: every resume begins new ones, whose names end with their time."""
+    kinds = [[name for name in names if name.startswith(prefix)] for prefix in _PREFIXES]
+    return [max(kind) for kind in kinds if kind]
 
 
 def put_back(run: RunFolder) -> bool:
