@@ -7,11 +7,13 @@ import pandas as pd
 import pytest
 
 from data.collection import DataConfig
+from data.errors import UserError
 from models.catalog import ModelConfig, build, parameter_count
 from models.footprint import footprint
 from models.predictor import Predictor
 from models.training import TrainConfig
 from tune import runs
+from tune.budget import Budget
 from tune.objectives import OBJECTIVES, pareto, parse_objectives, parse_pick, picked
 from tune.settings import SearchConfig
 
@@ -77,6 +79,20 @@ def test_a_pick_needs_its_objective_measured() -> None:
     with pytest.raises(ValueError, match="give --objective accuracy,latency"):
         SearchConfig(pick="latency<20ms")
     SearchConfig(pick="accuracy>0.5, cost<1h")  # every trial has these
+
+
+def test_a_wrong_pick_is_refused_when_a_run_is_resumed_too() -> None:
+    with pytest.raises(ValueError, match="pick must be like"):
+        SearchConfig(resume=True, out="run", pick="speed<1ms")
+    with pytest.raises(UserError, match="--pick names latency, which this search did not measure"):
+        SearchConfig(out="run").resumed_by(SearchConfig(resume=True, out="run", pick="latency<1ms"))
+
+
+def test_a_resume_changes_of_the_budget_only_what_it_names() -> None:
+    begun = SearchConfig(out="run", budget=Budget(budget_usd=1.0, instance_type="g5.xlarge"))
+    given = SearchConfig(resume=True, out="run", budget=Budget(budget_usd=5.0))
+    assert begun.resumed_by(given).budget == Budget(budget_usd=5.0, instance_type="g5.xlarge")
+    assert begun.resumed_by(SearchConfig(resume=True, out="run")).budget == begun.budget
 
 
 def test_the_front_holds_what_no_other_beats() -> None:

@@ -248,13 +248,32 @@ def test_a_trial_that_the_end_of_the_search_stopped_was_not_pruned_and_can_go_on
     assert (resumed.interrupted, list(resumed.table["status"])) == ("", ["finished"])
 
 
-def test_the_clock_stops_a_search_with_the_best_so_far(ray_cluster: None, config: SearchConfig) -> None:
+def test_the_clock_stops_a_search_with_the_best_so_far(
+    ray_cluster: None, config: SearchConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
     budget = Budget(budget_minutes=0.12)
     long = replace(config, budget=budget, trials=500, train=replace(config.train, epochs=30, patience=0))
     assert runs.search(long) == 0
     table = pd.read_csv(Path(config.out) / "trials.csv")
     assert 0 < len(table) < 500
     assert (Path(config.out) / "bundle" / "bundle.json").exists()
+    printed = capsys.readouterr()
+    assert "limit 0.12 minutes of searching" in printed.out
+    assert "higher --budget-usd or --budget-minutes" in printed.out
+    report = json.loads((Path(config.out) / "report.json").read_text())
+    assert report["spending"]["minutes"] == pytest.approx(0.12, rel=0.5)
+    assert f"{report['spending']['cpu_seconds']:.0f} CPU-seconds of training" in printed.out
+    # A higher limit goes on, and is remembered.
+    more = SearchConfig(out=config.out, resume=True, budget=Budget(budget_minutes=0.2))
+    assert runs.search(replace(more, data=replace(more.data, cache_dir=config.data.cache_dir))) == 0
+    assert len(pd.read_csv(Path(config.out) / "trials.csv")) > len(table)
+    assert json.loads((Path(config.out) / "settings.json").read_text())["settings"]["budget"]["budget_minutes"] == 0.2
+
+
+def test_a_budget_that_does_not_pay_for_the_first_minute_is_refused(ray_cluster: None, config: SearchConfig) -> None:
+    poor = replace(config, budget=Budget(budget_usd=0.001, instance_type="g5.xlarge"))
+    with pytest.raises(UserError, match="does not pay for the first minute of these machines"):
+        runs.search(poor)
 
 
 # The trial by itself

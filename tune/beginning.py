@@ -11,7 +11,7 @@ from data import cachefolder, store
 from data.collection import Collection, load_collection
 from data.errors import UserError
 from models.catalog import build
-from tune.outputs import RunFolder, begin, find_run, saved_settings, working_on
+from tune.outputs import RunFolder, begin, find_run, remember, saved_settings, working_on
 from tune.session import Session, start_ray
 from tune.settings import CommandConfig, SearchConfig, TrainJobConfig
 from tune.trial import Job
@@ -34,11 +34,13 @@ def begun(config: Config, kind: str) -> Iterator[tuple[Config, Job, RunFolder, S
         saved = saved_settings(run, config, kind)
         config = saved.resumed_by(replace(config, out=run.out))
     elif not config.data.data:
-        print("no --data given: using a generated sample of dives at 64 pixels (images are drawn, not photographed)")
+        print("no --data given: using a generated sample of dives (images are drawn, not photographed)")
     collection = _checked_images(config)
     session = _start_ray(config)
     with working_on(run):
-        if not resume:
+        if resume:
+            remember(run, config, kind)
+        else:
             begin(run, config, kind)
         _same_images(collection, run, resume)
         _write_data(collection, run)

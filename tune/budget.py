@@ -133,6 +133,10 @@ class Meter:
             "trials": {str(trial): usd for trial, usd in self._trials.items()},
         }
 
+    def summary(self) -> dict[str, float]:
+        """For the report, JSON-ready: dollars, minutes of searching, CPU-seconds of training."""
+        return {"usd": self.usd, "minutes": self.seconds / 60, "cpu_seconds": self.cpu_seconds}
+
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave before the search was broken off."""
         self.usd, self.seconds, self.cpu_seconds = state["usd"], state["seconds"], state["cpu_seconds"]
@@ -157,9 +161,10 @@ class Budget:
 
     budget_usd: float = 0.0
     """Stop when the search has cost so many US dollars, by the prices of a dated table; 0: no limit. An epoch that
-    cannot be paid for is not begun."""
+    cannot be paid for is not begun. With --resume a new limit takes the place of the old one."""
     budget_minutes: float = 0.0
-    """Stop after this many minutes of searching, resumed ones included; 0: no limit."""
+    """Stop after this many minutes of searching, resumed ones included; reading images before and scoring after are not
+    counted; 0: no limit. With --resume a new limit takes the place of the old one."""
     prices: str = ""
     """CSV of your own prices: instance_type,region,market,usd_per_hour,from,note. Its rows replace the built-in ones of
     the same machine, region and market; several dates are a price that changes."""
@@ -204,17 +209,24 @@ class Budget:
         unpriced = meter.unpriced
         if unpriced and (self.instance_type or (self.budget_usd and len(meter.nodes) > 1)):
             raise UserError(next(iter(unpriced.values())))
+        timed = [f"limit {self.budget_minutes:g} minutes of searching, {meter.seconds / 60:.1f} of them used"]
+        timed = timed if self.budget_minutes else []
         if len(unpriced) == len(meter.nodes):
-            return [_FREE + (f"; --budget-usd {self.budget_usd:g} never ends it" if self.budget_usd else "")]
+            return [_FREE + (f"; --budget-usd {self.budget_usd:g} never ends it" if self.budget_usd else ""), *timed]
         lines = [*meter.price_lines(), *(f"counted as 0 USD: {reason}" for reason in unpriced.values())]
         rate = meter.usd_per_hour
         total = f"{rate:.4g} USD an hour in all, computed from a dated price table, without disks, traffic and tax"
         lines.append(f"{total}; nodes that join later are added")
+        if self.budget_usd and meter.usd >= self.budget_usd and meter.seconds < 1:
+            raise UserError(
+                f"--budget-usd {self.budget_usd:g} does not pay for the first minute of these machines, which is "
+                f"billed whole and costs {meter.usd:.4g} USD; give more"
+            )
         if self.budget_usd:
             bought = _duration((self.budget_usd - meter.usd) / rate * 3600) if rate else "no end of time"
             spent = f", of which {meter.usd:.4g} are spent" if meter.usd else ""
             lines.append(f"limit {self.budget_usd:g} USD{spent}: buys {bought} of these nodes")
-        return lines
+        return lines + timed
 
 
 _FREE: Final = "0 USD: this machine's instance type is unknown (--instance-type says it); CPU-seconds are counted"

@@ -13,8 +13,21 @@ import tqdm
 from tune import doctorbest, doctorspace, doctortrials
 from tune.doctorbest import at_bounds
 from tune.doctorfacts import Facts, Finding, Rule, facts_of
+from tune.space import Space
 
-__all__ = ["RULES", "DoctorsVisit", "Facts", "Finding", "Rule", "after", "at_bounds", "before", "facts_of", "lines"]
+__all__ = [
+    "RULES",
+    "DoctorsVisit",
+    "Facts",
+    "Finding",
+    "Rule",
+    "after",
+    "at_bounds",
+    "before",
+    "facts_of",
+    "lines",
+    "of_trials",
+]
 
 RULES: tuple[Rule, ...] = (
     Rule("scale", "before", doctorspace.scale),
@@ -50,6 +63,12 @@ def after(facts: Facts) -> list[Finding]:
     return _ask("after", facts)
 
 
+def of_trials(findings: list[Finding]) -> list[Finding]:
+    """Those that the trials gave, leaving out what was known before them."""
+    late = {rule.name for rule in RULES if rule.when == "after"}
+    return [finding for finding in findings if finding.rule in late]
+
+
 def lines(findings: list[Finding]) -> list[str]:
     """The findings for the terminal, warnings first: what and its evidence in one line, what to do in the next."""
     ordered = sorted(findings, key=lambda finding: finding.severity != "warning")
@@ -76,9 +95,9 @@ class DoctorsVisit:
         """Print what the trials so far say that had not been said."""
         self._say(after(replace(self._facts, table=table)))
 
-    def last_word(self, table: pd.DataFrame) -> list[Finding]:
-        """All that is wrong, now that the search has ended."""
-        return [*self._before, *after(replace(self._facts, table=table))]
+    def last_word(self, table: pd.DataFrame, space: Space) -> list[Finding]:
+        """All that is wrong, now that the search has ended with this `space`."""
+        return [*self._before, *after(replace(self._facts, table=table, space=space))]
 
     def _say(self, findings: list[Finding]) -> None:
         new = [finding for finding in findings if finding.rule not in self._said]

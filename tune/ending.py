@@ -14,6 +14,7 @@ import ray.tune
 from tune.optunasearch import KillProofSearch
 from tune.trials import TuneTrial
 
+CTRL_C = "Ctrl-C"
 _LOOK_EVERY_S = 0.5
 
 
@@ -48,7 +49,7 @@ class EndGently(ray.tune.Callback):
         def asked(_number: int, _frame: FrameType | None) -> None:
             if self.reason:
                 raise KeyboardInterrupt
-            self.reason = "Ctrl-C"
+            self.reason = CTRL_C
 
         before = signal.signal(signal.SIGINT, asked)
         try:
@@ -65,7 +66,7 @@ class EndGently(ray.tune.Callback):
             self._waiting = {trial.trial_id for trial in trials if trial.status == TuneTrial.RUNNING}
             if self.search is not None:
                 self.search.closed = True
-            again = "; once more stops at once" if self.reason == "Ctrl-C" else ""
+            again = "; once more stops at once" if self.reason == CTRL_C else ""
             print(f"ending: {self.reason}; the running epochs are finished first{again}", file=sys.stderr, flush=True)
         if not self._waiting:
             # Tune listens for this signal in order to stop and keep its state. Its handler for SIGINT is ours here.

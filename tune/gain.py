@@ -28,7 +28,6 @@ def gain(best: Job, best_folder: str, default: Job, default_folder: str) -> dict
         "default_accuracy": float(theirs.mean()),
         "difference": difference,
         "interval": [low, high],
-        "shown": low > 0,
     }
 
 
@@ -61,10 +60,13 @@ def words(gained: dict[str, Any] | None, best_trial: int) -> str:
     if gained is None:
         return "the default hyperparameters gave no network to compare with"
     low, high = gained["interval"]
-    span = f"95 % interval {low:+.3f} to {high:+.3f}, {gained['n']} test images"
-    if gained["shown"]:
-        return f"the search gained {gained['difference']:+.3f} test accuracy over the default hyperparameters ({span})"
-    return (
-        f"the search gained nothing that can be told from chance: {gained['difference']:+.3f} test accuracy over the "
-        f"default hyperparameters ({span})"
+    accuracies = f"{gained['best_accuracy']:.3f} against {gained['default_accuracy']:.3f}"
+    difference = (
+        f"{gained['difference']:+.3f} test accuracy, {accuracies} with the default hyperparameters "
+        f"(95 % interval {low:+.3f} to {high:+.3f}, {gained['n']} test images)"
     )
+    if low > 0:
+        return f"the search gained {difference}"
+    if high < 0:
+        return f"trial {best_trial} is worse than the default hyperparameters: {difference}"
+    return f"the search gained nothing that can be told from chance: {difference}"

@@ -128,6 +128,11 @@ def begin(run: RunFolder, settings: Any, kind: str) -> None:
         # Only the local half of a run in a bucket can hold anything: an earlier run's that was deleted from the bucket.
         path = run.path(name)
         shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+    remember(run, settings, kind)
+
+
+def remember(run: RunFolder, settings: Any, kind: str) -> None:
+    """Keep `settings` for the next resume: a resumed run may have been given another budget, or another pick."""
     run.write_json(_SETTINGS, {"kind": kind, "out": run.out, "settings": dataclasses.asdict(settings)})
 
 

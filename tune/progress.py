@@ -100,7 +100,8 @@ def trial_line(row: pd.Series, names: tuple[str, ...]) -> str:
         return f"trial {row['trial']:>3}  {values}  failed: {row['error']}"
     defaults = "  (defaults)" if row["trial"] == 0 and CONTESTANT not in names else ""
     score = f"validation accuracy {row[SCORE]:.3f} (epoch {row['best_epoch']:.0f} of {row['epochs_run']:.0f})"
-    return f"trial {row['trial']:>3}  {values}  {score}  {seconds}  {row['status']}{defaults}"
+    early = row["status"] == "finished" and "epochs" in row and row["epochs_run"] < row["epochs"]
+    return f"trial {row['trial']:>3}  {values}  {score}  {seconds}  {row['status']}{' early' * early}{defaults}"
 
 
 def _short(value: Any) -> str:

@@ -114,7 +114,10 @@ def last_lines(report: dict[str, Any], run: RunFolder) -> list[str]:
         lines += duel_lines(report["duel"])
     lines += [f"{split:<12}{_score_line(report[split])}" for split in ("validation", "test")]
     lines += [f"verdict     {line}" for line in _verdicts(report)]
-    lines += doctor.lines([doctor.Finding(**finding) for finding in report.get("search", {}).get("doctor", [])])
+    found = [doctor.Finding(**finding) for finding in report.get("search", {}).get("doctor", [])]
+    lines += doctor.lines(doctor.of_trials(found))
+    if "spending" in report:
+        lines.append(f"cost        {_cost_line(report['spending'])}")
     lines += [
         f"bundle      {run.bundle}  (model {report['bundle']['id']})",
         f"serve it    uv run serve/app.py --bundle {bundle}",
@@ -154,6 +157,13 @@ def _search_lines(search: dict[str, Any]) -> list[str]:
     elif limits:
         lines.append(f"pick        trial {search['best_trial']} is the most accurate of those with {limits}")
     return lines
+
+
+def _cost_line(spending: dict[str, float]) -> str:
+    return (
+        f"{spending['usd']:.4g} USD by the price table, {spending['minutes']:.1f} minutes of searching, "
+        f"{spending['cpu_seconds']:.0f} CPU-seconds of training"
+    )
 
 
 def _score_line(scores: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from tune.beginning import begun
 from tune.bundling import make_bundle
 from tune.doctor import DoctorsVisit, facts_of
 from tune.duel import Duel
+from tune.ending import CTRL_C
 from tune.gain import gain
 from tune.objectives import picked
 from tune.outputs import RunFolder, point_latest
@@ -24,6 +25,7 @@ from tune.searching import Finished, meter_of, run_search
 from tune.session import Session
 from tune.settings import SearchConfig, TrainJobConfig
 from tune.space import NUMBER
+from tune.spending import recall
 from tune.trial import Job
 from tune.trials import SCORE, best_row, commonest_error
 
@@ -38,11 +40,18 @@ def search(config: SearchConfig) -> int:
             return _duel(config, job, run, session)
         plan = plan_of(config)
         print(f"search      {plan.trials} trials of {config.model.model}: {plan.space.describe()}", flush=True)
+        if len(plan.points) > 1:
+            print(f"warm start  {len(plan.points) - 1} point(s) of {config.warm_start} are tried after the defaults")
         meter = meter_of(config, session)
+        recall(run, meter)
         print("\n".join(f"cost        {line}" for line in config.budget.quote(meter)))
         visit = DoctorsVisit(facts_of(config, job.collection))
         measured = replace(job, measure=plan.measures)
-        finished = run_search(config, plan, measured, run, session, meter, visit.look)
+        try:
+            finished = run_search(config, plan, measured, run, session, meter, visit.look)
+        except KeyboardInterrupt:
+            print(f"stopped     go on with  {_resume_command(run)}", flush=True)
+            raise
         standing = finished.table[finished.table[NUMBER].isin(list(finished.checkpoints))]
         kept, keeps = picked(standing[standing[SCORE].notna()], config.limits)
         best = best_row(kept)
@@ -52,11 +61,13 @@ def search(config: SearchConfig) -> int:
         details = describe_search(finished, best, plan, config.limits, keeps)
         with finished.checkpoints[details["best_trial"]].as_directory() as folder:
             chosen = job.with_values(details["best_hyperparameters"])
-            details["doctor"] = [finding.as_dict() for finding in visit.last_word(finished.table)]
+            details["doctor"] = [finding.as_dict() for finding in visit.last_word(finished.table, finished.space)]
             details["gain"] = _gain(chosen, folder, job, finished, details["best_trial"])
-            _conclude(chosen, folder, run, {"search": details})
+            _conclude(chosen, folder, run, {"search": details, "spending": meter.summary()})
         if finished.interrupted:
             print(f"ended       {finished.interrupted}; go on with  {_resume_command(run)}")
+            if finished.interrupted != CTRL_C:
+                print("            and a higher --budget-usd or --budget-minutes")
     return 0
 
 

@@ -1,6 +1,7 @@
 """The search itself: Optuna proposes, Ray Tune runs, the table remembers."""
 
 import contextlib
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -247,6 +248,8 @@ def _quiet_tune(state_period_s: str) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # It would tell how to interrupt and resume in its own words, which are not those of our command.
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

@@ -78,9 +78,11 @@ class SearchConfig(CommandConfig):
     also: tuple[Extra, ...] = ()
     """Further hyperparameters to search."""
     widen: bool = False
-    """Where the best of the first two thirds of the trials lies at a bound of the space, the rest search beyond it."""
+    """Where the best of the first two thirds of the trials lies at a bound of the space, the rest search beyond it;
+    that may be more epochs than --epochs says."""
     warm_start: str = ""
-    """An earlier run's folder, or its study.db: its best points are tried right after the defaults."""
+    """An earlier run's folder, or its study.db: its best points, at most a quarter of the trials, are tried right
+    after the defaults."""
     prune: Literal["asha", "off"] = "asha"
     """asha ends trials that are behind others after as many epochs (asynchronous successive halving); off lets all
     run. Trial 0, the defaults, is never pruned; nor is anything with several objectives."""
@@ -103,7 +105,8 @@ class SearchConfig(CommandConfig):
         super().__post_init__()
         at_least(self, trials=0, max_concurrent=0, workers_per_trial=1)
         one_of(self, prune=("asha", "off"))
-        unmeasured = self.unmeasured() if not self.resume else ""
+        parse_pick(self.pick)
+        unmeasured = self.unmeasured() if not self.resume else ""  # the saved settings know what was measured
         if unmeasured:
             raise ValueError(f"pick names {unmeasured}, which is not measured; give --objective accuracy,{unmeasured}")
         self.search_space()
@@ -146,7 +149,7 @@ class SearchConfig(CommandConfig):
         merged = replace(
             super().resumed_by(given),
             pick=given.pick or self.pick,
-            budget=self.budget if given.budget == Budget() else given.budget,
+            budget=_given_over(given.budget, self.budget),
         )
         if name := merged.unmeasured():
             raise UserError(f"--pick names {name}, which this search did not measure; pick by what it did")
@@ -193,6 +196,13 @@ class TrainJobConfig(CommandConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, workers=1)
+
+
+def _given_over(given: Budget, saved: Budget) -> Budget:
+    """The saved budget with what the command line says anew: all that is not at its default."""
+    default = Budget()
+    named = {f.name: getattr(given, f.name) for f in fields(Budget)}
+    return replace(saved, **{name: value for name, value in named.items() if value != getattr(default, name)})
 
 
 def from_dict(kind: type[Saved], saved: dict[str, Any]) -> Saved:

@@ -9,6 +9,7 @@ import pandas as pd
 import ray.tune
 
 from data import store
+from data.errors import UserError
 from tune.budget import Budget, Meter
 from tune.outputs import RunFolder
 from tune.space import NUMBER
@@ -16,6 +17,20 @@ from tune.trials import TuneTrial, trial_number
 
 _FILE = "spending.json"
 _EVERY_S = 1.0
+
+
+def recall(run: RunFolder, meter: Meter) -> None:
+    """Let the meter go on from what the run's folder holds, if it holds anything."""
+    path = run.path(_FILE)
+    if not os.path.exists(path):
+        return
+    try:
+        meter.restore(json.loads(store.read(path)))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}): what the search has cost so far is not known; mend the file, or delete it "
+            "to count from zero"
+        ) from error
 
 
 class Spending(ray.tune.Callback):
@@ -36,8 +51,7 @@ class Spending(ray.tune.Callback):
     def begin(self, run: RunFolder, budget: Budget, meter: Meter) -> None:
         """Go on counting from what the run's folder holds."""
         self._run, self._budget, self.meter = run, budget, meter
-        if os.path.exists(run.path(_FILE)):
-            meter.restore(json.loads(store.read(run.path(_FILE))))
+        recall(run, meter)
 
     def refusal(self) -> str:
         """Why no further epoch may begin, as long as the longest of the last ones; "" where one may."""

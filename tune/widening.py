@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
+import tqdm
 from optuna.trial import TrialState
 
 from tune.space import Dimension, Space, Values
@@ -26,6 +27,8 @@ class WideningSpace:
             best = _best(trial.study)
             wide = self.space.widened(_values(self.space, best)) if best is not None else self.space
             trial.study.set_user_attr(_ATTRIBUTE, _changes(self.space, wide))
+            if wide != self.space:
+                tqdm.tqdm.write(f"widened     the best trial lies at a bound; from here on {wide.describe()}")
         return widened_space(self.space, trial.study)(trial)
 
 
