@@ -18,6 +18,8 @@ from tests.commands import Command, run
 
 pytestmark = pytest.mark.ray
 
+TIMED = ["seconds", "cpu_seconds", "cost_s", "cost_usd", "images_per_second"]
+
 # One trial at a time on one thread: what makes two searches comparable to the digit.
 QUICK = ("--image-size", "16", "--epochs", "3", "--batch-size", "16", "--trials", "3", "--max-concurrent", "1")
 SLOW = (
@@ -138,7 +140,7 @@ def test_a_search_killed_with_its_results_in_a_bucket_goes_on_on_another_machine
     before = pd.read_csv(copy / "trials.csv")
     printed = run(*search(photos, str(tmp_path / "cache"), out, "--resume"))
     store.download_folder(out, str(copy))
-    check_resumed(copy, before.drop(columns="seconds"), printed)  # the last seconds of a trial may be trained again
+    check_resumed(copy, before.drop(columns=TIMED), printed)  # the last seconds of a trial may be trained again
 
 
 def kept_epochs(out: Path, number: int) -> list[dict[str, float]]:
@@ -183,7 +185,7 @@ def test_a_bucket_gives_the_same_search_as_the_disk(
 
     copy = tmp_path / "copy"
     store.download_folder(f"{bucket}/runs/a", str(copy))
-    trials = [pd.read_csv(folder / "trials.csv").drop(columns="seconds") for folder in (disk, copy)]
+    trials = [pd.read_csv(folder / "trials.csv").drop(columns=TIMED) for folder in (disk, copy)]
     pd.testing.assert_frame_equal(trials[0], trials[1])
     manifests = [pd.read_csv(folder / "manifest.csv") for folder in (disk, copy)]
     manifests[0]["path"] = manifests[0]["path"].str.removeprefix(f"{photos}/")

@@ -24,15 +24,16 @@ def gained(difference: float, low: float, high: float) -> dict[str, Any]:
         (gained(0.1, 0.02, 0.18), "the search gained +0.100 test accuracy, 0.800 against 0.700"),
         (gained(0.1, -0.02, 0.22), "nothing that can be told from chance: +0.100"),
         (gained(-0.1, -0.18, -0.02), "trial 3 is worse than the default hyperparameters: -0.100"),
-        (None, "gave no network to compare with"),
+        (None, "gave no finished trial to compare with"),
     ],
 )
 def test_the_verdict_says_what_the_interval_shows(values: dict[str, Any] | None, said: str) -> None:
-    assert said in words(values, 3)
+    assert said in words(values, 3, 3)
 
 
 def test_the_defaults_as_the_best_are_said_to_be() -> None:
-    assert "gained nothing: no trial beat the default" in words(None, 0)
+    assert "gained nothing: no trial beat the default" in words(None, 0, 0)
+    assert words(None, 0, 2) == "the picked trial has the default hyperparameters; trial 2 is more accurate"
 
 
 def test_a_paired_difference_and_its_interval() -> None:

@@ -66,6 +66,7 @@ def test_a_limit_is_read_with_its_unit(text: str, told: str, inside: float, outs
         "latency<nan",
         "latency==20ms",
         "latency<20ms,,size<1MB",
+        "accuracy>80",
     ],
 )
 def test_a_pick_is_parsed_and_never_evaluated(text: str) -> None:
@@ -101,6 +102,9 @@ def test_the_front_holds_what_no_other_beats() -> None:
 
 
 def test_the_pick_keeps_to_its_limits_or_says_that_none_does() -> None:
+    strict, keeps = picked(TABLE, parse_pick("latency<20ms, accuracy>0.80"))
+    assert keeps
+    assert list(strict["trial"]) == [2]  # neither 20 ms nor 0.80 keeps to it
     kept, keeps = picked(TABLE, parse_pick("latency<25ms, size<5MB"))
     assert keeps
     assert list(kept["trial"]) == [0, 2, 3]

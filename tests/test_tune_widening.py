@@ -78,15 +78,22 @@ def test_the_story_scale_stays_below_one_and_names_have_no_bounds() -> None:
     assert names.widened("adam") is names
 
 
-def make_study(path: Path, *points: tuple[dict[str, float], float | None]) -> None:
+def make_study(path: Path, *points: tuple[dict[str, Any], float | None]) -> None:
     """A study in a file as this or another program leaves it; without a value the trial failed."""
     study = optuna.create_study(storage=f"sqlite:///{path}", direction="maximize")
-    scale = optuna.distributions.FloatDistribution(1e-6, 100.0, log=True)
+    scales = {
+        float: optuna.distributions.FloatDistribution(1e-6, 1.0, log=True),
+        int: optuna.distributions.IntDistribution(1, 1000),
+        str: optuna.distributions.CategoricalDistribution(["fast", "slow"]),
+    }
     for params, value in points:
         state = optuna.trial.TrialState.FAIL if value is None else optuna.trial.TrialState.COMPLETE
         study.add_trial(
             optuna.trial.create_trial(
-                params=params, distributions=dict.fromkeys(params, scale), value=value, state=state
+                params=params,
+                distributions={name: scales[type(param)] for name, param in params.items()},
+                value=value,
+                state=state,
             )
         )
 
@@ -108,6 +115,9 @@ def test_the_best_points_come_first_and_those_outside_are_left_out(tmp_path: Pat
 
 def test_a_study_that_gives_nothing_is_refused(tmp_path: Path) -> None:
     make_study(tmp_path / "study.db", ({"learning_rate": 0.5}, 0.9))
+    make_study(tmp_path / "foreign.db", ({"learning_rate": "fast", "epochs": 3}, 0.9))
+    with pytest.raises(UserError, match="none of its 1 scored trials lies in"):
+        earlier_points(str(tmp_path / "foreign.db"), SPACE, 3)
     with pytest.raises(UserError, match="none of its 1 scored trials lies in this search's space"):
         earlier_points(str(tmp_path), SPACE, 3)
     (tmp_path / "torn.db").write_bytes(b"no database")

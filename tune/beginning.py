@@ -38,11 +38,11 @@ def begun(config: Config, kind: str) -> Iterator[tuple[Config, Job, RunFolder, S
     collection = _checked_images(config)
     session = _start_ray(config)
     with working_on(run):
-        if resume:
-            remember(run, config, kind)
-        else:
+        if not resume:
             begin(run, config, kind)
         _same_images(collection, run, resume)
+        if resume:
+            remember(run, config, kind)
         _write_data(collection, run)
         run.publish()
         job = Job(config.model, config.train, collection, threads=config.threads, device=session.device)

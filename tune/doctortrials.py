@@ -21,7 +21,7 @@ _DEAD_UNITS = 0.9
 def collapsed(facts: Facts) -> Finding | None:
     dead, known = facts.collapsed, "top_share" in facts.scored
     count, total = int(dead.sum()), len(dead)
-    if not _too_many(count, total):
+    if not _too_many(count, total) and not (count == total == facts.planned > 0):
         return None
     scores = facts.scored.loc[dead, SCORE]
     said = " to ".join(dict.fromkeys((f"{scores.min():.2f}", f"{scores.max():.2f}")))
@@ -154,7 +154,7 @@ def same_error(facts: Facts) -> Finding | None:
         "same-error",
         f"{count} of {len(facts.table)} trials failed in the same way",
         example,
-        "this is no matter of hyperparameters: mend its cause, and go on with --resume",
+        "this is no matter of hyperparameters: mend its cause, and begin a new search",
     )
 
 

@@ -30,6 +30,7 @@ class EndGently(ray.tune.Callback):
         self.search: KillProofSearch | None = None
         self.limit: Callable[[], str] = _no_limit
         self.reason = ""
+        self._asked = False
         self._waiting: set[str] | None = None
         self._looked = 0.0
 
@@ -47,9 +48,10 @@ class EndGently(ray.tune.Callback):
             return
 
         def asked(_number: int, _frame: FrameType | None) -> None:
-            if self.reason:
+            if self._asked:
                 raise KeyboardInterrupt
-            self.reason = CTRL_C
+            self._asked = True
+            self.reason = self.reason or CTRL_C
 
         before = signal.signal(signal.SIGINT, asked)
         try:

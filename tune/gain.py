@@ -53,12 +53,15 @@ def right_answers(job: Job, folder: str) -> NDArray[np.bool_]:
     return right
 
 
-def words(gained: dict[str, Any] | None, best_trial: int) -> str:
-    """The verdict in a sentence; `gained` is None where there is nothing to compare."""
-    if best_trial == 0:
+def words(gained: dict[str, Any] | None, picked: int, top: int) -> str:
+    """The verdict in a sentence on the trial that was picked. `top` is the trial with the highest score; `gained` is
+    None where there is nothing to compare."""
+    if picked == 0 and top != 0:
+        return f"the picked trial has the default hyperparameters; trial {top} is more accurate"
+    if picked == 0:
         return "the search gained nothing: no trial beat the default hyperparameters on the validation images"
     if gained is None:
-        return "the default hyperparameters gave no network to compare with"
+        return "the default hyperparameters gave no finished trial to compare with"
     low, high = gained["interval"]
     accuracies = f"{gained['best_accuracy']:.3f} against {gained['default_accuracy']:.3f}"
     difference = (
@@ -68,5 +71,5 @@ def words(gained: dict[str, Any] | None, best_trial: int) -> str:
     if low > 0:
         return f"the search gained {difference}"
     if high < 0:
-        return f"trial {best_trial} is worse than the default hyperparameters: {difference}"
+        return f"trial {picked} is worse than the default hyperparameters: {difference}"
     return f"the search gained nothing that can be told from chance: {difference}"

@@ -9,6 +9,7 @@ import ray.tune
 import ray.util.metrics
 
 from tune.budget import Meter
+from tune.optunasearch import KillProofSearch
 from tune.outputs import RunFolder
 from tune.trials import SCORE, TuneTrial, best_row, trial_table
 
@@ -38,12 +39,13 @@ class SearchGauges(ray.tune.Callback):
     def __init__(self, run: RunFolder, *, update_every: float = 1.0) -> None:
         self.search = os.path.basename(run.out.rstrip("/"))
         self.meter: Meter | None = None
+        self.search_algorithm: KillProofSearch | None = None
         self._update_every = update_every
         self._updated = 0.0
         self._gauges: dict[str, ray.util.metrics.Gauge] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "meter": None, "_gauges": {}, "_updated": 0.0}
+        return {**self.__dict__, "meter": None, "search_algorithm": None, "_gauges": {}, "_updated": 0.0}
 
     def setup(self, *_: Any, **__: Any) -> None:
         for name, (description, tags) in _GAUGES.items():
@@ -54,7 +56,8 @@ class SearchGauges(ray.tune.Callback):
             self._show(trial_table(trials, ()))
 
     def on_experiment_end(self, trials: list[TuneTrial], **_: Any) -> None:
-        self._show(trial_table(trials, (), ended=True))
+        unended = self.search_algorithm.running() if self.search_algorithm is not None else None
+        self._show(trial_table(trials, (), unended=unended))
 
     def _show(self, table: pd.DataFrame) -> None:
         best = best_row(table)

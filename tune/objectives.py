@@ -17,21 +17,18 @@ class Objective:
     column: str
     mode: Literal["max", "min"]
     unit: str
-    what: str
     worst: float
     """What a trial that could not be trained is told to have reached."""
 
 
 # Validation accuracy is that of the epoch whose weights are kept, which is the one with the lowest validation loss: a
 # trial's last report carries the score of what it would put into the bundle.
-ACCURACY = Objective(
-    "accuracy", "best_validation_accuracy", "validation_accuracy", "max", "", "validation accuracy, 0..1", 0.0
-)
+ACCURACY = Objective("accuracy", "best_validation_accuracy", "validation_accuracy", "max", "", 0.0)
 _ALL = (
     ACCURACY,
-    Objective("latency", "latency_ms", "latency_ms", "min", "ms", "milliseconds for one image on one CPU", 1e9),
-    Objective("size", "size_mb", "size_mb", "min", "MB", "megabytes (10^6) of weights", 1e9),
-    Objective("cost", "cost_s", "cost_s", "min", "s", "CPU-seconds (GPU-seconds on GPUs) that training took", 1e9),
+    Objective("latency", "latency_ms", "latency_ms", "min", "ms", 1e9),  # for one image, on the trial's CPU threads
+    Objective("size", "size_mb", "size_mb", "min", "MB", 1e9),  # of the weights; MB are 10^6 bytes
+    Objective("cost", "cost_s", "cost_s", "min", "s", 1e9),  # CPU-seconds of training, on GPUs GPU-seconds
 )
 OBJECTIVES = {objective.name: objective for objective in _ALL}
 # Those that follow from the network alone, and are measured before it is trained.
@@ -103,7 +100,10 @@ def _limit(part: str, text: str) -> Limit:
     name, units = match[1].lower(), _UNITS[match[1].lower()]
     if match[4].lower() not in units:
         raise ValueError(f"pick: {name} is given in {', '.join(u for u in units if u) or 'no unit'}, got {match[4]!r}")
-    return Limit(OBJECTIVES[name], match[2], float(match[3]) * units[match[4].lower()])
+    value = float(match[3]) * units[match[4].lower()]
+    if name == ACCURACY.name and value > 1:
+        raise ValueError(f"pick: accuracy lies in 0..1, or is given in %, got {match[3]}")
+    return Limit(OBJECTIVES[name], match[2], value)
 
 
 def pareto(table: pd.DataFrame, objectives: tuple[Objective, ...]) -> list[int]:
@@ -129,8 +129,9 @@ def picked(table: pd.DataFrame, limits: tuple[Limit, ...]) -> tuple[pd.DataFrame
     if not limits or table.empty:
         return table, True
     off = table.apply(lambda row: sum(limit.excess(_number(row[limit.objective.column])) for limit in limits), axis=1)
-    if (off == 0).any():
-        return table[off == 0], True
+    keeps = table.apply(lambda row: all(limit.holds(_number(row[limit.objective.column])) for limit in limits), axis=1)
+    if keeps.any():
+        return table[keeps], True
     return table.loc[[off.idxmin()]], False
 
 

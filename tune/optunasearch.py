@@ -116,6 +116,10 @@ class KillProofSearch(ray.tune.search.optuna.OptunaSearch):
             return False
         return self._pruner.prune(self._study, self._trial(trial_id))
 
+    def running(self) -> set[int]:
+        """Numbers of the trials that the study has as running."""
+        return {trial.number for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
+
     def _lost_trial(self) -> optuna.Trial | None:
         """The first trial that was asked for and whose asker was killed before Ray wrote it down.
 
@@ -133,13 +137,15 @@ class KillProofSearch(ray.tune.search.optuna.OptunaSearch):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self._completed_trials.add(trial_id)
-        if self._ended(trial_id):
-            return
-        if error or (result is None and not self.should_prune(trial_id)):
+        if self._ended(trial_id) or error:
+            return  # a trial whose process died is tried again by a resume: the study has it running until then
+        failed = result is not None and result.get("failure")
+        if failed and (not (result or {}).get("diverged") or len(self._metrics) > 1):
+            # A full disk says nothing of the hyperparameters, and worst values in each objective would bend the front.
             self._tell(trial_id, TrialState.FAIL)
-        elif result is not None and result.get("failure") and len(self._metrics) > 1:
-            self._tell(trial_id, TrialState.FAIL)  # a made-up worst value in each objective would bend the front
-        elif result is not None and (result.get("finished") or result.get("failure")):
+        elif result is None and not self.should_prune(trial_id):
+            self._tell(trial_id, TrialState.FAIL)
+        elif result is not None and (result.get("finished") or failed):
             self.on_trial_result(trial_id, result)
             self._tell(trial_id, TrialState.COMPLETE, [float(result[name]) for name in self._metrics])
         else:

@@ -55,11 +55,12 @@ class Plan:
         return widened_space(self.space, study)
 
 
-def plan_of(config: SearchConfig) -> Plan:
-    """The plan that a search's settings ask for. `UserError` where the earlier study gives no point."""
+def plan_of(config: SearchConfig, *, begun: bool = False) -> Plan:
+    """The plan that a search's settings ask for. `UserError` where the earlier study gives no point; it is not asked
+    for any where the search has `begun`."""
     space, count, objectives = config.search_space(), config.trial_count, config.objectives
     points = [space.first_point()]
-    if config.warm_start and not config.resume:
+    if config.warm_start and not begun:
         most = max(1, min(_MOST_EARLIER, count // 4))
         points += [p for p in earlier_points(config.warm_start, space, most + 1) if p != points[0]][:most]
     return Plan(

@@ -11,6 +11,7 @@ import tqdm
 
 from data.errors import UserError
 from tune.duelists import CONTESTANT
+from tune.optunasearch import KillProofSearch
 from tune.outputs import RunFolder
 from tune.trials import SCORE, TuneTrial, best_row, trial_number, trial_table, write_table
 
@@ -35,9 +36,10 @@ class SearchLog(ray.tune.Callback):
         self._told: set[int] = set()
         self.add_costs: Callable[[pd.DataFrame], pd.DataFrame] | None = None
         self.watch: Callable[[pd.DataFrame], None] | None = None
+        self.search: KillProofSearch | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_bar": None, "_written": 0.0, "add_costs": None, "watch": None}
+        return {**self.__dict__, "_bar": None, "_written": 0.0, "add_costs": None, "watch": None, "search": None}
 
     def setup(self, *_: Any, **__: Any) -> None:
         self._bar = tqdm.tqdm(
@@ -59,15 +61,18 @@ class SearchLog(ray.tune.Callback):
         self._tell(self._write(trials), trial)
 
     def on_experiment_end(self, trials: list[TuneTrial], **_: Any) -> None:
-        self._write(trials)
+        self._write(trials, unended=self.search.running() if self.search is not None else None)
         if self._bar is not None:
             self._bar.close()
 
-    def _write(self, trials: list[TuneTrial]) -> pd.DataFrame:
-        table = trial_table(trials, self._names)
+    def _write(self, trials: list[TuneTrial], unended: set[int] | None = None) -> pd.DataFrame:
+        table = trial_table(trials, self._names, unended=unended)
         table = self.add_costs(table) if self.add_costs else table
-        write_table(self.run.path("trials.csv"), table)
         self._written = time.monotonic()
+        try:
+            write_table(self.run.path("trials.csv"), table)
+        except UserError as error:  # a disk that is full now may not be in a second; the search goes on
+            tqdm.tqdm.write(f"warning: {error}", file=sys.stderr)
         return table
 
     def _tell(self, table: pd.DataFrame, trial: TuneTrial) -> None:

@@ -55,6 +55,10 @@ class PruneByStudy(ray.tune.schedulers.FIFOScheduler):
         super().__init__()  # type: ignore[no-untyped-call]
         self.search = search
         self._ended = 0
+        self._begun = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_ended": 0, "_begun": False}
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         self.search.on_trial_result(trial.trial_id, result)
@@ -69,6 +73,11 @@ class PruneByStudy(ray.tune.schedulers.FIFOScheduler):
             if waits and self.search.should_prune(trial.trial_id):
                 tune_controller.stop_trial(trial)
         ended = sum(trial.is_finished() for trial in trials)
+        if not self._begun:  # a study that came back from a bucket may be older than Ray's state
+            for trial in trials:
+                if trial.status == TuneTrial.TERMINATED and trial.last_result:
+                    self.search.on_trial_complete(trial.trial_id, trial.last_result)
+        self._begun = True
         if ended != self._ended:
             # Schedulers get the controller behind a wrapper that warns of what it does not know.
             tune_controller._tune_controller.checkpoint(force=True)

@@ -12,7 +12,6 @@ from models.catalog import ModelConfig
 from tune import doctor
 from tune.bundling import Scored
 from tune.duelreport import duel_lines
-from tune.gain import words
 from tune.objectives import Limit, pareto
 from tune.outputs import RunFolder
 from tune.plan import Plan
@@ -47,7 +46,7 @@ def describe_search(
     """How the search went: trials by status, the picked one's hyperparameters, the score of the default ones, and with
     several objectives the trials that no other beats. `keeps` is whether the picked trial keeps to the limits."""
     table, space = finished.table, plan.space
-    first = table.loc[(table[NUMBER] == 0) & (table["status"] != "failed"), SCORE].dropna()
+    first = table.loc[(table[NUMBER] == 0) & (table["status"] == "finished"), SCORE].dropna()
     columns = [objective.column for objective in plan.objectives]
     front = pareto(table, plan.objectives) if len(columns) > 1 else []
     return {
@@ -130,7 +129,7 @@ def _verdicts(report: dict[str, Any]) -> list[str]:
     """What the numbers say in words, where they say that something is missing."""
     test, lines = report["test"], []
     if "search" in report:
-        lines.append(words(report["search"]["gain"], report["search"]["best_trial"]))
+        lines.append(report["search"]["gain_in_words"])
     if test["accuracy_interval"][0] <= test["majority_rate"]:
         lines.append(
             f"not shown to be better than always naming {test['majority_label']} ({test['majority_rate']:.3f} on "

@@ -5,8 +5,6 @@ import time
 from dataclasses import replace
 from typing import Any
 
-import pandas as pd
-
 from data import cachefolder
 from data.errors import UserError
 from tune import distributed
@@ -15,7 +13,7 @@ from tune.bundling import make_bundle
 from tune.doctor import DoctorsVisit, facts_of
 from tune.duel import Duel
 from tune.ending import CTRL_C
-from tune.gain import gain
+from tune.gain import gain, words
 from tune.objectives import picked
 from tune.outputs import RunFolder, point_latest
 from tune.plan import plan_of
@@ -24,6 +22,7 @@ from tune.report import describe_search, last_lines, make_report
 from tune.searching import Finished, meter_of, run_search
 from tune.session import Session
 from tune.settings import SearchConfig, TrainJobConfig
+from tune.snapshots import has_state
 from tune.space import NUMBER
 from tune.spending import recall
 from tune.trial import Job
@@ -38,7 +37,7 @@ def search(config: SearchConfig) -> int:
     with begun(config, "search") as (config, job, run, session):
         if config.contestants:
             return _duel(config, job, run, session)
-        plan = plan_of(config)
+        plan = plan_of(config, begun=config.resume and has_state(run))
         print(f"search      {plan.trials} trials of {config.model.model}: {plan.space.describe()}", flush=True)
         if len(plan.points) > 1:
             print(f"warm start  {len(plan.points) - 1} point(s) of {config.warm_start} are tried after the defaults")
@@ -63,6 +62,9 @@ def search(config: SearchConfig) -> int:
             chosen = job.with_values(details["best_hyperparameters"])
             details["doctor"] = [finding.as_dict() for finding in visit.last_word(finished.table, finished.space)]
             details["gain"] = _gain(chosen, folder, job, finished, details["best_trial"])
+            top = best_row(standing)
+            assert top is not None
+            details["gain_in_words"] = words(details["gain"], details["best_trial"], int(top[NUMBER]))
             _conclude(chosen, folder, run, {"search": details, "spending": meter.summary()})
         if finished.interrupted:
             print(f"ended       {finished.interrupted}; go on with  {_resume_command(run)}")
@@ -109,7 +111,7 @@ def _gain(chosen: Job, folder: str, job: Job, finished: Finished, best: int) -> 
     if best == 0 or 0 not in finished.checkpoints:
         return None
     first = finished.table[finished.table[NUMBER] == 0].iloc[0]
-    if pd.isna(first[SCORE]):
+    if first["status"] != "finished":  # after one epoch of many they are not what they are by default
         return None
     default = job.with_values({name: first[name] for name in finished.space.names})
     with finished.checkpoints[0].as_directory() as theirs:

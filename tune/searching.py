@@ -30,14 +30,13 @@ from tune.pruning import PruneByStudy
 from tune.session import Session
 from tune.settings import SearchConfig
 from tune.snapshots import KeepState, put_back
-from tune.space import NUMBER, Space
+from tune.space import Space
 from tune.spending import Spending
 from tune.studyfile import StudyFile
 from tune.trial import Job, Trial
 from tune.trials import TuneTrial, trial_number, trial_table, write_table
+from tune.warmstart import STUDY
 
-# Tune's searcher keeps an Optuna study by this name in study.db.
-STUDY = "eagleray"
 # Seconds between two writings of Tune's own state, at the least. What it does not hold, a kill makes the search do
 # again; the end of a trial is written at once. On a disk a writing takes milliseconds, of which a trial of short epochs
 # has few; in a bucket each is a paid request.
@@ -80,11 +79,9 @@ def run_search(
         with ending.on_ctrl_c():
             results = tuner.fit()
     trials: list[TuneTrial] = list(results._experiment_analysis.trials)
-    table = spending.with_costs(trial_table(trials, plan.space.names, ended=True))
     with _open_study(run) as study:
-        # Tune marks what it stopped at the end as it marks what was pruned; in the study it is still running.
-        unended = [trial.number for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING])]
-        table.loc[table[NUMBER].isin(unended) & (table["status"] == "pruned"), "status"] = "stopped"
+        running = {trial.number for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING])}
+        table = spending.with_costs(trial_table(trials, plan.space.names, unended=running))
         whole = len(table) >= plan.trials and bool(table["status"].isin(["finished", "pruned", "failed"]).all())
         if whole:
             _close(study)
@@ -164,8 +161,11 @@ def _tuner(config: SearchConfig, plan: Plan, job: Job, run: RunFolder, session: 
 
 
 def _restore(config: SearchConfig, job: Job, run: RunFolder) -> ray.tune.Tuner:
+    with _open_study(run) as study:
+        # Trials whose process died are tried again, unless the search came to its end with them.
+        unended = bool(study.get_trials(deepcopy=False, states=[TrialState.RUNNING]))
     tuner = ray.tune.Tuner.restore(
-        os.path.join(run.ray_storage, "tune"), trainable=_trainable(config, job, run), resume_errored=True
+        os.path.join(run.ray_storage, "tune"), trainable=_trainable(config, job, run), resume_errored=unended
     )
     search, _ = _parts(tuner)
     search.open_study(_study_url(run))
@@ -189,6 +189,7 @@ def _wire(
     spending.begin(run, config.budget, meter)
     ending.search, ending.limit = search, spending.refusal
     log.run, log.add_costs, log.watch = run, spending.with_costs, watch
+    log.search = by_type[SearchGauges].search_algorithm = search
     by_type[KeepState].run, by_type[SearchGauges].meter = run, meter
     return ending, spending
 

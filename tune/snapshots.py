@@ -59,17 +59,25 @@ def _newest(names: list[str]) -> list[str]:
     return [max(kind) for kind in kinds if kind]
 
 
+def has_state(run: RunFolder) -> bool:
+    """Whether a search has begun in the run: Tune's state has been copied once."""
+    return store.exists(_path(run))
+
+
 def put_back(run: RunFolder) -> bool:
     """Make the last whole copy of the state the one that Tune will find; False where there is none to put back."""
-    if not store.exists(_path(run)):
+    if not has_state(run):
         return False
     folder = store.join(run.ray_storage, "tune")
     for entry in store.list_files(folder, recursive=False):
         if entry.key.startswith(_PREFIXES):
             store.delete(entry.path)
-    with zipfile.ZipFile(io.BytesIO(store.read(_path(run)))) as archive:
-        for name in archive.namelist():
-            store.write(store.join(folder, name), archive.read(name))
+    try:
+        with zipfile.ZipFile(io.BytesIO(store.read(_path(run)))) as archive:
+            for name in archive.namelist():
+                store.write(store.join(folder, name), archive.read(name))
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{_path(run)} is damaged ({error}); begin a new search in another --out") from error
     return True
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from typing import Any
 
@@ -41,6 +42,7 @@ class Spending(ray.tune.Callback):
         self._read = 0.0
         self._kept = 0.0
         self._epoch_s: dict[int, float] = {}
+        self._last_epoch_s = 0.0  # what is expected of the first epoch of the next trial
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -55,7 +57,7 @@ class Spending(ray.tune.Callback):
 
     def refusal(self) -> str:
         """Why no further epoch may begin, as long as the longest of the last ones; "" where one may."""
-        return self._budget.refuses(self.meter, max(self._epoch_s.values(), default=0.0))
+        return self._budget.refuses(self.meter, max(self._epoch_s.values(), default=self._last_epoch_s))
 
     def with_costs(self, table: pd.DataFrame) -> pd.DataFrame:
         """The table of trials with the column `cost_usd`: each one's share of what the cluster cost."""
@@ -66,7 +68,8 @@ class Spending(ray.tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **_: Any
     ) -> None:
-        self._epoch_s[trial_number(trial)] = float(result.get("time_this_iter_s", 0.0))
+        self._last_epoch_s = float(result.get("time_this_iter_s", 0.0))
+        self._epoch_s[trial_number(trial)] = self._last_epoch_s
         self.meter.add_cpu_seconds(float(result.get("epoch_cpu_seconds", 0.0)))
         self._look(trials)
 
@@ -75,6 +78,9 @@ class Spending(ray.tune.Callback):
             self._look(trials)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any) -> None:
+        self._epoch_s.pop(trial_number(trial), None)
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any) -> None:
         self._epoch_s.pop(trial_number(trial), None)
 
     def on_experiment_end(self, trials: list[TuneTrial], **_: Any) -> None:
@@ -88,5 +94,8 @@ class Spending(ray.tune.Callback):
             self._keep()
 
     def _keep(self) -> None:
-        self._run.write_json(_FILE, self.meter.state())
         self._kept = self._read
+        try:
+            self._run.write_json(_FILE, self.meter.state())
+        except UserError as error:  # a disk that is full now may not be in a second; the search goes on
+            print(f"warning: {error}", file=sys.stderr)

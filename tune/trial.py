@@ -10,7 +10,7 @@ from data.collection import Collection
 from data.errors import UserError
 from models.catalog import ModelConfig
 from models.footprint import footprint
-from models.training import ALONE, TrainConfig, TrainingData, TrainingRun, World
+from models.training import ALONE, NonFiniteLoss, TrainConfig, TrainingData, TrainingRun, World
 from tune.objectives import OBJECTIVES
 
 Report = dict[str, Any]
@@ -77,11 +77,11 @@ def epoch_report(job: Job, run: TrainingRun) -> Report:
 def failure_report(error: UserError) -> Report:
     """A trial that cannot go on (its loss left the numbers, say) ends with the worst objectives and its reason.
 
-    A value and not an exception: the sampler learns that the region is bad, the study holds no trial that stays
-    RUNNING because its value was NaN, and the worker process lives on for the next trial.
+    A value and not an exception: the worker process lives on for the next trial, and the study holds none that stays
+    RUNNING because its value was NaN. Where the loss left the numbers the sampler learns that the region is bad.
     """
     worst = {objective.metric: objective.worst for objective in OBJECTIVES.values()}
-    return {**worst, "failure": str(error), "done": True}
+    return {**worst, "failure": str(error), "diverged": isinstance(error, NonFiniteLoss), "done": True}
 
 
 class Trial(ray.tune.Trainable):

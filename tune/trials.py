@@ -1,7 +1,7 @@
 """The table of trials: a row for each, from Ray Tune's own records, as `trials.csv` and as lines on the terminal."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pandas as pd
@@ -33,14 +33,17 @@ SCORE = ACCURACY.column
 TIEBREAK = "validation_loss"
 
 
-def trial_table(trials: Sequence[TuneTrial], names: Sequence[str], *, ended: bool = False) -> pd.DataFrame:
+def trial_table(
+    trials: Sequence[TuneTrial], names: Sequence[str], *, unended: Collection[int] | None = None
+) -> pd.DataFrame:
     """One row a trial, by number: `trial`, the searched hyperparameters `names`, `status`, scores, costs, error.
 
     `status` is waiting, running, finished (its epochs or early stopping ended it), pruned (it was behind others after
-    as many epochs), stopped (begun, and the search has `ended` before it) or failed. Accuracies and shares
+    as many epochs), stopped (begun, and the search has ended before it) or failed. Accuracies and shares
     lie in [0, 1]; `seconds` are those of training and validation, `cpu_seconds` those of all its workers' processors.
+    `unended` are the trials that the study has as running, given once the search has ended.
     """
-    rows = [_row(trial, names, ended) for trial in sorted(trials, key=trial_number)]
+    rows = [_row(trial, names, unended) for trial in sorted(trials, key=trial_number)]
     measured = [column for column in _MEASURED if any(row.get(column) is not None for row in rows)]
     columns = [NUMBER, *names, "status", *_SCORES, *measured, "seconds", "error"]
     return pd.DataFrame(rows, columns=columns)
@@ -51,13 +54,13 @@ def trial_number(trial: TuneTrial) -> int:
     return int(trial.config[NUMBER])
 
 
-def _row(trial: TuneTrial, names: Sequence[str], ended: bool) -> dict[str, Any]:
+def _row(trial: TuneTrial, names: Sequence[str], unended: Collection[int] | None) -> dict[str, Any]:
     report = trial.last_result or {}
     error = _error(trial)
     row: dict[str, Any] = {
         NUMBER: trial_number(trial),
         **{name: trial.config.get(name) for name in names},
-        "status": _status(trial, error, ended),
+        "status": _status(trial, error, unended),
         "seconds": report.get("time_total_s"),
         "error": error,
     }
@@ -76,15 +79,16 @@ def _error(trial: TuneTrial) -> str:
     return text.splitlines()[-1]
 
 
-def _status(trial: TuneTrial, error: str, ended: bool) -> str:
+def _status(trial: TuneTrial, error: str, unended: Collection[int] | None) -> str:
     if error:
         return "failed"
     if (trial.last_result or {}).get("finished"):
         return "finished"
+    begun = trial.status == TuneTrial.TERMINATED or (trial.last_result or {}).get("epoch")
+    if unended is not None and trial_number(trial) in unended and begun:
+        return "stopped"  # Tune marks what it stopped at the end as it marks what was pruned
     if trial.status == TuneTrial.TERMINATED:
         return "pruned"
-    if ended and (trial.last_result or {}).get("epoch"):
-        return "stopped"
     return "running" if trial.status == TuneTrial.RUNNING else "waiting"
 
 

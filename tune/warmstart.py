@@ -10,9 +10,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from data import store
 from data.errors import UserError
-from tune.space import Space, Values
+from tune.space import Choice, Float, Int, Space, Values
 
-_STUDY = "study.db"
+_FILE = "study.db"
+STUDY = "eagleray"
+"""What our searches call the study in their file."""
 
 
 def earlier_points(source: str, space: Space, most: int) -> list[Values]:
@@ -23,9 +25,9 @@ def earlier_points(source: str, space: Space, most: int) -> list[Values]:
     Their values are not taken over: on other images they would say something else, so the points are tried again.
     Nothing in the study is unpickled.
     """
-    path = source if source.endswith(".db") else store.join(source, _STUDY)
+    path = source if source.endswith(".db") else store.join(source, _FILE)
     with tempfile.TemporaryDirectory() as folder:
-        copy = os.path.join(folder, _STUDY)
+        copy = os.path.join(folder, _FILE)
         store.write(copy, store.read(path))  # Optuna may bring an older file up to date: not the user's own
         trials = _scored(copy, path)
     points: list[Values] = []
@@ -46,7 +48,8 @@ def _scored(database: str, path: str) -> list[FrozenTrial]:
     try:
         with contextlib.closing(_Opened(f"sqlite:///{database}")) as storage:
             names = optuna.get_all_study_names(storage)
-            study = optuna.load_study(study_name=names[0], storage=storage)
+            ours = STUDY if STUDY in names else names[0]
+            study = optuna.load_study(study_name=ours, storage=storage)
             trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     except (sqlalchemy.exc.DatabaseError, optuna.exceptions.StorageInternalError, IndexError, RuntimeError) as error:
         raise UserError(f"{path} holds no readable study ({error}); give a run's folder or its study.db") from error
@@ -65,6 +68,9 @@ def _point(trial: FrozenTrial, space: Space) -> Values | None:
     for dimension in space.dimensions:
         if dimension.parameter in trial.params:
             point[dimension.parameter] = trial.params[dimension.parameter]
-        if not dimension.holds(dimension.from_parameter(point[dimension.parameter])):
+        value = point[dimension.parameter]
+        # Another program may have searched something else by the same name.
+        fits = isinstance(value, {Float: float, Int: int, Choice: str}[type(dimension)])
+        if not fits or not dimension.holds(dimension.from_parameter(value)):
             return None
     return point
