@@ -22,8 +22,8 @@ TRIALS = 12
 # Slow enough that a kill meets a trial at work, and pruning on: its decisions have to survive too.
 SETTINGS = ["--image-size", "64", "--epochs", "18", "--patience", "0", "--trials", str(TRIALS)]
 SETTINGS += ["--max-concurrent", "1", "--cpus", "1", "--dense-units", "16", "--learning-rate", "0.002"]
-# A kill comes so many seconds after the first epoch since the last one; each fifth comes while the search still starts.
-LATEST_S = 6.0
+# A kill comes within this time of the first epoch since the last kill; each fifth comes while the search still starts.
+AT_WORK_S, STARTING_S = 1.0, 6.0
 
 
 def search(photos: Path, cache_dir: str, out: Path, *more: str) -> list[str]:
@@ -43,9 +43,10 @@ def test_thirty_kills_change_nothing(photos: Path, cache_dir: str, tmp_path: Pat
         with started(photos, cache_dir, out) as command:
             struck = ""
             while struck in ("", "worker") and sum(counts.values()) < KILLS:
-                if sum(counts.values()) % 5 != 4:
+                starting = sum(counts.values()) % 5 == 4
+                if not starting:
                     wait_for_an_epoch(command, out)
-                time.sleep(chance.uniform(0, LATEST_S))
+                time.sleep(chance.uniform(0, STARTING_S if starting else AT_WORK_S))
                 struck = strike(command, KINDS[sum(counts.values()) % len(KINDS)])
                 if not struck:
                     command.end()  # it came to its end before: the next one is resumed to itself
@@ -73,11 +74,16 @@ def started(photos: Path, cache_dir: str, out: Path) -> Command:
 
 
 def wait_for_an_epoch(command: Command, out: Path) -> None:
-    """Until the table of trials has been written anew, or the command has ended."""
-    table, begun = out / "trials.csv", time.time()
-    while command.running and not (table.exists() and table.stat().st_mtime > begun):
+    """Until the table of trials has an epoch more than now, or the command has ended."""
+    begun, before = time.time(), epochs_done(out)
+    while command.running and epochs_done(out) <= before:
         assert time.time() < begun + PATIENCE_S, f"no epoch:\n{command.text}"
         time.sleep(0.1)
+
+
+def epochs_done(out: Path) -> float:
+    table = out / "trials.csv"
+    return float(pd.read_csv(table)["epochs_run"].sum()) if table.exists() else 0.0
 
 
 def strike(command: Command, kind: str) -> str:
