@@ -105,8 +105,10 @@ def trial_line(row: pd.Series, names: tuple[str, ...]) -> str:
         return f"trial {row['trial']:>3}  {values}  failed: {row['error']}"
     defaults = "  (defaults)" if row["trial"] == 0 and CONTESTANT not in names else ""
     score = f"validation accuracy {row[SCORE]:.3f} (epoch {row['best_epoch']:.0f} of {row['epochs_run']:.0f})"
-    early = row["status"] == "finished" and "epochs" in row and row["epochs_run"] < row["epochs"]
-    return f"trial {row['trial']:>3}  {values}  {score}  {seconds}  {row['status']}{' early' * early}{defaults}"
+    early = row["status"] == "finished" and "epochs" in row and bool(row["epochs_run"] < row["epochs"])
+    return (
+        f"trial {row['trial']:>3}  {values}  {score}  {seconds}  {row['status']}{' early' if early else ''}{defaults}"
+    )
 
 
 def _short(value: Any) -> str:
