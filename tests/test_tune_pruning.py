@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pandas as pd
@@ -83,6 +84,10 @@ class Controller:
     def __init__(self, search: KillProofSearch, *trials: "Waiting") -> None:
         self.search, self.trials, self.saved = search, trials, 0
         self._tune_controller = self
+        self._live_trials: set[Waiting] = set()
+
+    def _set_trial_status(self, trial: "Waiting", status: str) -> None:
+        trial.status = status
 
     def checkpoint(self, *, force: bool) -> None:
         assert force
@@ -100,6 +105,11 @@ class Waiting:
     def __init__(self, trial_id: str) -> None:
         self.trial_id, self.status = trial_id, "PENDING"
         self.last_result = {"epoch": 1}
+        self.failures = 0
+        self.run_metadata = SimpleNamespace(error_filename="error.txt", pickled_error_filename="error.pkl")
+
+    def should_recover(self) -> bool:
+        return self.failures < 2
 
     def is_finished(self) -> bool:
         return self.status == "TERMINATED"
@@ -129,6 +139,29 @@ def test_a_decision_that_a_kill_kept_from_being_carried_out_is_made_again(tmp_pa
     study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path / 'study.db'}")
     assert [t.state for t in study.trials] == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED]
     assert study.trials[2].intermediate_values == {1: 0.1, 2: 0.1}
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_trial_whose_process_died_before_its_first_step_is_tried_again_before_any_other(tmp_path: Path) -> None:
+    search = open_search(tmp_path / "study.db")
+    scheduler = PruneByStudy(search)
+    trial = Waiting("t0")
+    controller = Controller(search, trial)
+    assert search.suggest("t0") is not None
+    for died in (1, 2):
+        trial.failures = died
+        scheduler.on_trial_error(controller, trial)  # type: ignore[arg-type]
+        search.on_trial_complete("t0", error=True)
+        trial.status = "ERROR"
+        assert (search.suggest("t1") is None) == (died == 1)
+        chosen = scheduler.choose_trial_to_run(controller)
+        assert chosen is (trial if died == 1 else None)
+    assert trial in controller._live_trials
+    assert trial.run_metadata.error_filename is None
+    # It ran after all: its end reaches the study though Tune's limiter no longer passes it on.
+    scheduler.on_trial_complete(controller, trial, {"m": 0.5, "training_iteration": 1, "finished": True})  # type: ignore[arg-type]
+    study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path / 'study.db'}")
+    assert study.trials[0].state == TrialState.COMPLETE
 
 
 @pytest.mark.ray

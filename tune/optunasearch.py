@@ -52,6 +52,8 @@ class KillProofSearch(ray.tune.search.optuna.OptunaSearch):
 
     closed = False
     """No further trial is proposed once this is set."""
+    held = False
+    """None is proposed while this is set."""
 
     def __init__(self, *, pruner: optuna.pruners.BasePruner | None = None, **options: Any) -> None:
         super().__init__(**options)
@@ -59,7 +61,7 @@ class KillProofSearch(ray.tune.search.optuna.OptunaSearch):
         self._study.pruner = pruner or optuna.pruners.NopPruner()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_storage": None, "_ot_study": None, "_ot_trials": {}, "closed": False}
+        return {**self.__dict__, "_storage": None, "_ot_study": None, "_ot_trials": {}, "closed": False, "held": False}
 
     def open_study(self, url: str) -> None:
         """Go on with the study in an SQLAlchemy `url`, which must hold one of this search's name."""
@@ -101,7 +103,7 @@ class KillProofSearch(ray.tune.search.optuna.OptunaSearch):
         return study
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        if self.closed:
+        if self.closed or self.held:
             return None
         if trial_id not in self._ot_trials:
             lost = self._lost_trial()

@@ -34,12 +34,21 @@ class SearchLog(ray.tune.Callback):
         self._written = 0.0
         self._bar: tqdm.tqdm[Any] | None = None
         self._told: set[int] = set()
+        self._ended: list[tuple[int, TuneTrial]] = []  # with the step of Tune's loop in which they ended
         self.add_costs: Callable[[pd.DataFrame], pd.DataFrame] | None = None
         self.watch: Callable[[pd.DataFrame], None] | None = None
         self.search: KillProofSearch | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_bar": None, "_written": 0.0, "add_costs": None, "watch": None, "search": None}
+        return {
+            **self.__dict__,
+            "_bar": None,
+            "_written": 0.0,
+            "add_costs": None,
+            "watch": None,
+            "search": None,
+            "_ended": [],
+        }
 
     def setup(self, *_: Any, **__: Any) -> None:
         self._bar = tqdm.tqdm(
@@ -52,15 +61,24 @@ class SearchLog(ray.tune.Callback):
             self._write(trials)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any) -> None:
-        table = self._write(trials)
-        # Tune tells of the end before it marks it, and what ended without having finished was pruned.
-        table.loc[(table["trial"] == trial_number(trial)) & (table["status"] == "running"), "status"] = "pruned"
-        self._tell(table, trial)
+        self._ended.append((iteration, trial))
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any) -> None:
-        self._tell(self._write(trials), trial)
+        self._ended.append((iteration, trial))
+
+    def on_step_begin(self, iteration: int, trials: list[TuneTrial], **_: Any) -> None:
+        """Tell of ends that have been written down (`tune.pruning` a step after, `tune.snapshots` another one), so that
+        what a person has read is not trained again after a kill."""
+        self._tell_ended(trials, before=iteration - 1)
+
+    def _tell_ended(self, trials: list[TuneTrial], before: int) -> None:
+        while self._ended and self._ended[0][0] < before:
+            _, trial = self._ended.pop(0)
+            if trial.is_finished():  # one whose process died may be at work again
+                self._tell(self._write(trials), trial)
 
     def on_experiment_end(self, trials: list[TuneTrial], **_: Any) -> None:
+        self._tell_ended(trials, before=sys.maxsize)
         self._write(trials, unended=self.search.running() if self.search is not None else None)
         if self._bar is not None:
             self._bar.close()

@@ -65,9 +65,27 @@ class PruneByStudy(ray.tune.schedulers.FIFOScheduler):
         decision: str = self.STOP if self.search.should_prune(trial.trial_id) else self.CONTINUE
         return decision
 
+    def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> None:
+        # Tune's limiter of concurrency passes on no end of a trial that it once saw fail. Being told twice is no harm.
+        self.search.on_trial_complete(trial.trial_id, result)
+
+    def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
+        if trial.should_recover():
+            self.search.held = True  # no other trial is proposed before this one is back, or it would be another one
+
+    def _try_again(self, tune_controller: Any, trials: list[TuneTrial]) -> None:
+        """Tune tries a trial again whose process died at work, but not one whose process died before its first step."""
+        for trial in trials:
+            if trial.status == TuneTrial.ERROR and trial.should_recover():
+                trial.run_metadata.error_filename = trial.run_metadata.pickled_error_filename = None
+                tune_controller._set_trial_status(trial, TuneTrial.PENDING)
+                tune_controller._tune_controller._live_trials.add(trial)
+        self.search.held = False
+
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         # A kill may have come between a decision and its execution: the trial is back, and has reached its end.
         trials: list[TuneTrial] = list(tune_controller.get_trials())
+        self._try_again(tune_controller, trials)
         for trial in trials:
             waits = trial.status == TuneTrial.PENDING and trial.last_result
             if waits and self.search.should_prune(trial.trial_id):

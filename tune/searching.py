@@ -149,8 +149,8 @@ def _tuner(config: SearchConfig, plan: Plan, job: Job, run: RunFolder, session: 
             failure_config=ray.tune.FailureConfig(max_failures=_LOST_PROCESSES),
             callbacks=[
                 Spending(),
-                SearchLog(run, names=plan.space.names, total=plan.trials),
                 KeepState(run),
+                SearchLog(run, names=plan.space.names, total=plan.trials),
                 KeepRecent(),
                 SearchGauges(run),
                 EndGently(of_workers=nested),
