@@ -5,10 +5,15 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from models.processes import prepare_environment
+
+if TYPE_CHECKING:
+    from tune.settings import SearchConfig
+    from tune.trial import Job
 
 prepare_environment()  # before anything imports Ray
 
@@ -134,3 +139,30 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
             lines.append(f"{name},{label},site-{group:02d}")
     (root / "labels.csv").write_text("\n".join(lines) + "\n")
     return root
+
+
+@pytest.fixture
+def config(photos: Path, cache_dir: str, tmp_path: Path) -> "SearchConfig":
+    """A search of seconds, one trial at a time: what makes two of them comparable to the digit."""
+    from data.collection import DataConfig
+    from models.training import TrainConfig
+    from tune.settings import SearchConfig
+
+    return SearchConfig(
+        data=DataConfig(data=str(photos / "labels.csv"), image_size=16, cache_dir=cache_dir),
+        train=TrainConfig(epochs=4, batch_size=16, learning_rate=0.003),
+        out=str(tmp_path / "run"),
+        trials=3,
+        max_concurrent=1,
+    )
+
+
+@pytest.fixture
+def job(config: "SearchConfig") -> "Job":
+    """One of its trials, of one epoch."""
+    from dataclasses import replace
+
+    from data.collection import load_collection
+    from tune.trial import Job
+
+    return Job(config.model, replace(config.train, epochs=1), load_collection(config.data))

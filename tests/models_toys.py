@@ -12,6 +12,7 @@ from data.collection import Subset
 from data.images import Resize
 from models.preprocess import Preprocess
 from models.records import TrainingData
+from models.training import TrainingRun
 
 CLASSES = ("auk", "booby", "crane")
 
@@ -66,3 +67,10 @@ def write_backbone(path: Path, seed: int = 0) -> str:
         backbone = settle(torchvision.models.mobilenet_v2(weights=None), variance=0.2)
         torch.save(backbone.state_dict(), path)
     return str(path)
+
+
+def finish(run: TrainingRun) -> TrainingRun:
+    """The run, trained to its end."""
+    while not run.finished:
+        run.run_epoch()
+    return run

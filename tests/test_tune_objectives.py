@@ -1,12 +1,12 @@
 """Several objectives: what may be written, the trials that no other beats, and the one that is picked."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
 import pandas as pd
 import pytest
 
-from data.collection import DataConfig
 from data.errors import UserError
 from models.catalog import ModelConfig, build, parameter_count
 from models.footprint import footprint
@@ -125,17 +125,15 @@ def test_a_footprint_is_that_of_the_whole_network() -> None:
 
 @pytest.mark.ray
 def test_a_search_for_two_objectives_gives_a_choice_and_picks_from_it(
-    ray_cluster: None, photos: Path, cache_dir: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ray_cluster: None, config: SearchConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import json
 
     out = tmp_path / "run"
-    config = SearchConfig(
-        data=DataConfig(data=str(photos / "labels.csv"), image_size=16, cache_dir=cache_dir),
+    config = replace(
+        config,
         train=TrainConfig(epochs=3, batch_size=16, learning_rate=0.003),
-        out=str(out),
         trials=4,
-        max_concurrent=1,
         objective="accuracy,size",
     )
     assert runs.search(config) == 0

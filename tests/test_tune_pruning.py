@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 from optuna.trial import TrialState
 
-from data.collection import DataConfig
 from models.training import TrainConfig
 from tune import runs
 from tune.optunasearch import KillProofSearch, StatelessTPE
@@ -166,14 +165,12 @@ def test_a_trial_whose_process_died_before_its_first_step_is_tried_again_before_
 
 @pytest.mark.ray
 def test_a_pruned_trial_is_pruned_in_table_and_study(
-    ray_cluster: None, photos: Path, cache_dir: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ray_cluster: None, config: SearchConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = SearchConfig(
-        data=DataConfig(data=str(photos / "labels.csv"), image_size=16, cache_dir=cache_dir),
+    config = replace(
+        config,
         train=TrainConfig(epochs=12, batch_size=16, learning_rate=0.003, patience=0),
-        out=str(tmp_path / "run"),
         trials=6,
-        max_concurrent=1,
     )
     assert runs.search(config) == 0
     table = pd.read_csv(tmp_path / "run" / "trials.csv").set_index("trial")

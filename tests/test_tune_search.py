@@ -13,34 +13,21 @@ import optuna
 import pandas as pd
 import pytest
 
-from data.collection import Collection, DataConfig, load_collection
+from data.collection import Collection, load_collection
 from data.errors import UserError
-from models.catalog import ModelConfig
 from models.predictor import Prediction, Predictor
-from models.training import EpochScores, TrainConfig, TrainingRun
+from models.training import EpochScores, TrainingRun
 from tune import beginning, runs
 from tune.budget import Budget
-from tune.objectives import ACCURACY
-from tune.outputs import RunFolder, begin, find_run, working_on
+from tune.outputs import RunFolder
 from tune.plan import plan_of
-from tune.searching import concurrent_trials, run_search
+from tune.searching import run_search
 from tune.session import Session, start_ray
 from tune.settings import SearchConfig
 from tune.spending import Spending
-from tune.trial import Job, Trial
+from tune.trial import Job
 
 pytestmark = pytest.mark.ray
-
-
-@pytest.fixture
-def config(photos: Path, cache_dir: str, tmp_path: Path) -> SearchConfig:
-    return SearchConfig(
-        data=DataConfig(data=str(photos / "labels.csv"), image_size=16, cache_dir=cache_dir),
-        train=TrainConfig(epochs=4, batch_size=16, learning_rate=0.003),
-        out=str(tmp_path / "run"),
-        trials=3,
-        max_concurrent=1,
-    )
 
 
 def test_a_search_leaves_a_bundle_and_says_how_good_it_is(
@@ -105,51 +92,6 @@ def test_a_split_that_is_empty_is_refused_before_a_trial_runs(config: SearchConf
     with pytest.raises(UserError, match="no images in the validation split: too few groups"):
         runs.search(replace(config, data=replace(config.data, data=str(photos / "two-groups.csv"))))
     assert not Path(config.out).exists()
-
-
-def test_two_commands_never_work_on_one_run(config: SearchConfig) -> None:
-    run = RunFolder(config.out, config.out)
-    with working_on(run), pytest.raises(UserError, match="another command is working on"), working_on(run):
-        pass
-    with working_on(run):
-        pass
-
-
-def test_a_new_run_in_a_bucket_takes_nothing_from_a_deleted_one(config: SearchConfig, tmp_path: Path) -> None:
-    """Its local half would otherwise hand the old study's trials to the new search."""
-    run = RunFolder("s3://frames/deleted", str(tmp_path / "half"))
-    (tmp_path / "half" / "bundle").mkdir(parents=True)
-    (tmp_path / "half" / "study.db").write_text("old")
-    with working_on(run):
-        begin(run, config, "search")
-    assert {path.name for path in (tmp_path / "half").iterdir()} - {".lock"} == {"settings.json"}
-
-
-def test_a_resume_takes_the_newer_half_of_a_run_in_a_bucket(config: SearchConfig, bucket: str, tmp_path: Path) -> None:
-    """Begun on machine A, gone on with on B, and then on A again, whose own files are the older ones by now."""
-
-    def find(machine: str, *, resume: bool) -> RunFolder:
-        cache = str(tmp_path / machine)
-        return find_run(f"{bucket}/halves", name="", resume=resume, cache_dir=cache, kind="search")
-
-    first = find("a", resume=False)
-    with working_on(first):
-        begin(first, config, "search")
-        first.write_json("trials.json", "of A")
-        first.publish()
-    first.write_json("trials.json", "of A, killed before it could publish")
-    assert find("a", resume=True).read_json("trials.json") == "of A, killed before it could publish"
-    other = find("b", resume=True)
-    assert other.read_json("trials.json") == "of A"
-    other.write_json("trials.json", "of B")
-    other.publish()
-    assert find("a", resume=True).read_json("trials.json") == "of B"
-
-
-def test_a_file_is_no_folder_for_results(config: SearchConfig) -> None:
-    Path(config.out).write_text("mine")
-    with pytest.raises(UserError, match="is a file; give --out a folder"):
-        runs.search(config)
 
 
 def test_a_search_of_other_settings_cannot_be_resumed_by_mistake(
@@ -274,49 +216,3 @@ def test_a_budget_that_does_not_pay_for_the_first_minute_is_refused(ray_cluster:
     poor = replace(config, budget=Budget(budget_usd=0.001, instance_type="g5.xlarge"))
     with pytest.raises(UserError, match="does not pay for the first minute of these machines"):
         runs.search(poor)
-
-
-# The trial by itself
-
-
-def test_a_trial_of_tune_reports_the_objective_and_its_end(config: SearchConfig, tmp_path: Path) -> None:
-    job = Job(config.model, config.train, load_collection(config.data))
-    trial = Trial.__new__(Trial)
-    trial.setup({"epochs": 2, "dense_units": 8}, job)
-    reports = [trial.step(), trial.step()]
-    assert [r["done"] for r in reports] == [False, True]
-    assert reports[1][ACCURACY.metric] == reports[1]["best_validation_accuracy"]
-    trial.save_checkpoint(str(tmp_path / "saved"))
-    again = Trial.__new__(Trial)
-    again.setup({"epochs": 2, "dense_units": 8}, job)
-    again.load_checkpoint(str(tmp_path / "saved"))
-    assert again.reset_config({"epochs": 3, "dense_units": 8})
-    assert again.step()["epoch"] == 1
-
-
-def test_a_job_takes_hyperparameters_to_where_they_belong() -> None:
-    job = Job(ModelConfig(), TrainConfig(), collection=None)  # type: ignore[arg-type]
-    drawn = {"trial": 3, "learning_rate_reverse_log": 0.01, "learning_rate": 0.02, "dense_units": 9, "dropout": 0.4}
-    changed = job.with_values(drawn)
-    assert changed.train.learning_rate == 0.02
-    assert (changed.model.dense_units, changed.model.dropout) == (9, 0.4)
-    assert changed.hyperparameters()["epochs"] == 10  # filled in
-
-
-@pytest.mark.parametrize(
-    ("settings", "session", "expected"),
-    [
-        (SearchConfig(), Session("", 4, 0), 4),
-        (SearchConfig(threads=2), Session("", 4, 0), 2),
-        (SearchConfig(max_concurrent=1), Session("", 4, 0), 1),
-        (SearchConfig(max_concurrent=9, workers_per_trial=2), Session("", 4, 0), 2),
-        (SearchConfig(workers_per_trial=2), Session("", 16, 3), 1),
-    ],
-)
-def test_as_many_trials_run_as_fit(settings: SearchConfig, session: Session, expected: int) -> None:
-    assert concurrent_trials(settings, session) == expected
-
-
-def test_a_trial_that_never_fits_is_refused_instead_of_waiting() -> None:
-    with pytest.raises(UserError, match=r"4 worker\(s\) need 4 CPUs together and Ray has 2"):
-        concurrent_trials(SearchConfig(workers_per_trial=4), Session("", 2, 0))

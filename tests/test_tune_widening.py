@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ import optuna
 import pandas as pd
 import pytest
 
-from data.collection import DataConfig
 from data.errors import UserError
 from models.training import TrainConfig
 from tune import runs
@@ -136,18 +136,16 @@ def test_a_plan_tries_at_most_a_quarter_of_its_trials_from_an_earlier_study(tmp_
 
 @pytest.mark.ray
 def test_a_search_starts_warm_and_widens(
-    ray_cluster: None, photos: Path, cache_dir: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ray_cluster: None, config: SearchConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The earlier study's best point lies at the upper bound and is far better than the defaults of this search."""
     earlier = tmp_path / "earlier"
     earlier.mkdir()
     make_study(earlier / "study.db", ({"learning_rate": 0.01, "epochs": 8, "dense_units": 40}, 0.9))
-    config = SearchConfig(
-        data=DataConfig(data=str(photos / "labels.csv"), image_size=16, cache_dir=cache_dir),
+    config = replace(
+        config,
         train=TrainConfig(epochs=8, batch_size=16, learning_rate=0.0001, patience=0),
-        out=str(tmp_path / "run"),
         trials=6,
-        max_concurrent=1,
         prune="off",
         warm_start=str(earlier),
         widen=True,

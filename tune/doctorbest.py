@@ -43,7 +43,9 @@ def at_bound(facts: Facts) -> Finding | None:
         "at-bound",
         "the best trial lies at a bound of the search space",
         said,
-        "what lies beyond may be better: give --widen",
+        "the space has been widened once: look at what the trials there have in common before a new search"
+        if facts.widen
+        else "what lies beyond may be better: give --widen",
     )
 
 

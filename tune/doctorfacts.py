@@ -73,6 +73,8 @@ class Facts:
     """Kinds of problem because of which images are not used, and how many, the commonest first."""
     blank_share: float = 0.0
     """Share of the images that are one flat colour, 0..1."""
+    widen: bool = False
+    """Whether the search looks beyond its bounds by itself."""
 
     @property
     def n(self) -> int:
@@ -181,6 +183,7 @@ def facts_of(
         frozen=config.model.frozen,
         optimizer=train.optimizer,
         patience=train.patience,
+        widen=config.widen,
         classes=collection.classes,
         train_counts=_counts(collection, "train"),
         validation_counts=_counts(collection, "validation"),

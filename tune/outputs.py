@@ -59,8 +59,11 @@ class RunFolder:
     def publish(self) -> None:
         """Bring the bucket up to date with the local folder; nothing to do for a local run."""
         if self.remote:
-            self.write_json(_SERIAL, self.serial(self.local) + 1)
-            store.upload_folder(self.local, self.out, last=("bundle/bundle.json", "report.json", _SERIAL))
+            store.upload_folder(self.local, self.out, last=("bundle/bundle.json", "report.json"))
+            # Counted once all of it has arrived: a half that could not be published must not pass for a newer one.
+            serial = json.dumps(self.serial(self.local) + 1).encode()
+            store.write(store.join(self.out, _SERIAL), serial)
+            store.write(self.path(_SERIAL), serial)
 
     def serial(self, half: str) -> int:
         """How often the local or the bucket's half of the run had been published when it was written; 0: never."""
