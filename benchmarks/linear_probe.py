@@ -44,7 +44,7 @@ class ProbeConfig:
 def compare(config: ProbeConfig, split_seed: int) -> dict[str, float]:
     """Test accuracies of search and probe for one split."""
     from data.collection import load_collection
-    from models.features import frozen_features
+    from models.features import FrozenBase
     from models.preprocess import Preprocess
     from tune import runs
     from tune.settings import SearchConfig
@@ -65,7 +65,9 @@ def compare(config: ProbeConfig, split_seed: int) -> dict[str, float]:
         report = json.loads(Path(folder, "run", "report.json").read_text())
     collection = load_collection(data)
     preprocess = Preprocess.for_model(config.model.model, collection.resize)
-    features = frozen_features(config.model, collection.images(), preprocess, cache_dir=collection.config.cache_dir)
+    features = FrozenBase(
+        config.model, collection.images(), preprocess, cache_dir=collection.config.cache_dir
+    ).features()
     train, test = collection.subset("train"), collection.subset("test")
     return {
         "split_seed": split_seed,

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from torch import Tensor
 from tqdm import tqdm
 
 from data import cachefolder
 from data.errors import UserError
 from models import engine, weights
-from models.augment import Strength, augment, draw_view
+from models.augment import Strength, draw_view
 from models.catalog import ModelConfig, build_base, feature_count
 from models.preprocess import Preprocess
+from models.sources import Images
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,8 @@ class FrozenBase:
     ) -> None:
         """Write the file, whole or not at all."""
         draws = None if strength == "off" else draw_view(len(self._images), view)
-        each = engine.best_batch(self._engine)
+        each, layout = engine.best_batch(self._engine), engine.layout(self._engine)
+        source = Images(self._images, self._preprocess, self._device, strength, layout)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
         try:
             with os.fdopen(handle, "wb") as file:
@@ -125,7 +126,8 @@ class FrozenBase:
                 )
                 for start in tqdm(range(0, len(rows), each), title, unit="batch", disable=None):
                     some = rows[start : start + each]
-                    batch = self._batch(some, None if draws is None else draws[torch.from_numpy(some)], strength)
+                    mine = None if draws is None else draws[torch.from_numpy(some)]
+                    batch = source.batch(some, mine)
                     file.write(self._forward(batch).cpu().numpy().tobytes())
             os.replace(name, path)
         except BaseException as error:
@@ -136,29 +138,6 @@ class FrozenBase:
                     "free some space or give another --cache-dir"
                 ) from error
             raise
-
-    def _batch(self, rows: Array, draws: Tensor | None, strength: Strength) -> Tensor:
-        batch = self._preprocess.to_unit(self._images[rows], self._device, engine.layout(self._engine))
-        if draws is not None:
-            batch = augment(batch, draws, strength)
-        return self._preprocess.normalise_(batch)
-
-
-def frozen_features(
-    config: ModelConfig,
-    images: Array,
-    preprocess: Preprocess,
-    *,
-    pack_key: str = "",
-    device: str | torch.device = "cpu",
-    cache_dir: str = "",
-) -> Array:
-    """float32 (N, F), read-only memory map: the base's output for every row of `images` (N, H, W, 3).
-
-    UserError if the disk is full.
-    """
-    base = FrozenBase(config, images, preprocess, pack_key=pack_key, device=device, cache_dir=cache_dir)
-    return base.features()
 
 
 def _open(path: Path, shape: tuple[int, int]) -> Array | None:

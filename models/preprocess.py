@@ -68,14 +68,9 @@ class Preprocess:
             batch.div_(_per_channel(self.std, batch.device))
         return batch
 
-    def to_batch(
-        self,
-        images: "np.ndarray[Any, Any] | Tensor",
-        device: str | torch.device = "cpu",
-        layout: torch.memory_format = torch.channels_last,
-    ) -> Tensor:
-        """uint8 (B, H, W, 3), already resized -> float32 (B, 3, H, W), laid out as `layout`."""
-        return self.normalise_(self.to_unit(images, device, layout))
+    def to_batch(self, images: "np.ndarray[Any, Any] | Tensor", device: str | torch.device = "cpu") -> Tensor:
+        """uint8 (B, H, W, 3), already resized -> float32 (B, 3, H, W), channels last."""
+        return self.normalise_(self.to_unit(images, device))
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""

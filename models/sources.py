@@ -45,13 +45,17 @@ class Images:
         self._layout = layout
 
     def training(self, rows: Array, draws: Tensor | None, epoch: int) -> Tensor:
+        return self.batch(rows, draws)
+
+    def plain(self, rows: Array) -> Tensor:
+        return self.batch(rows, None)
+
+    def batch(self, rows: Array, draws: Tensor | None) -> Tensor:
+        """Rows of the pack as they are, or augmented by `draws` (B, 8)."""
         batch = self._preprocess.to_unit(self._images[rows], self._device, self._layout)
         if draws is not None:
             batch = augment(batch, draws, self._strength)
         return self._preprocess.normalise_(batch)
-
-    def plain(self, rows: Array) -> Tensor:
-        return self._preprocess.to_batch(self._images[rows], self._device, self._layout)
 
 
 class KeptFeatures:

@@ -14,7 +14,7 @@ from data.errors import UserError
 from data.images import Resize
 from models import engine
 from models.catalog import ModelConfig
-from models.features import FrozenBase, content_key, frozen_features
+from models.features import FrozenBase, content_key
 from models.preprocess import Preprocess
 from models.training import TrainConfig, TrainingRun, load_best
 from tests.models_toys import toy_data, toy_images, write_backbone
@@ -44,7 +44,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_features_equal_the_direct_way_and_are_computed_once(base_file: str, tmp_path: Path, passes: list[int]) -> None:
     config, data = ModelConfig("mobilenet_v2", weights=base_file), toy_data("mobilenet_v2")
-    kept = frozen_features(config, data.images, data.preprocess, cache_dir=str(tmp_path))
+    kept = FrozenBase(config, data.images, data.preprocess, cache_dir=str(tmp_path)).features()
     assert kept.shape == (96, 1280)
     assert kept.dtype == np.float32
     assert isinstance(kept, np.memmap)
@@ -76,7 +76,7 @@ def test_the_key_follows_weights_preprocessing_and_content(base_file: str, tmp_p
         (config, images, replace(WHAT, mean=(0.0, 0.0, 0.0))),
     ):
         for _ in range(2):
-            frozen_features(what, pack, how, cache_dir=str(tmp_path))
+            FrozenBase(what, pack, how, cache_dir=str(tmp_path)).features()
     assert len(passes) == 4
 
 
@@ -84,9 +84,9 @@ def test_engines_keep_apart_what_they_computed(
     base_file: str, tmp_path: Path, passes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, (images, _) = ModelConfig("mobilenet_v2", weights=base_file), toy_images(4)
-    ours = frozen_features(config, images, WHAT, cache_dir=str(tmp_path))
+    ours = FrozenBase(config, images, WHAT, cache_dir=str(tmp_path)).features()
     monkeypatch.setattr(engine, "fastest", lambda device: "torch")
-    theirs = frozen_features(config, images, WHAT, cache_dir=str(tmp_path))
+    theirs = FrozenBase(config, images, WHAT, cache_dir=str(tmp_path)).features()
     assert len(passes) == 2
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
 
@@ -104,11 +104,11 @@ def test_a_memory_map_is_known_by_its_file(tmp_path: Path) -> None:
 
 def test_a_broken_file_is_computed_again(base_file: str, tmp_path: Path, passes: list[int]) -> None:
     config, (images, _) = ModelConfig("mobilenet_v2", weights=base_file), toy_images(4)
-    kept = np.array(frozen_features(config, images, WHAT, cache_dir=str(tmp_path)))
+    kept = np.array(FrozenBase(config, images, WHAT, cache_dir=str(tmp_path)).features())
     (file,) = (tmp_path / "features").glob("*.npy")
     for content in (file.read_bytes()[:-100], b"nothing"):
         file.write_bytes(content)
-        assert np.array_equal(frozen_features(config, images, WHAT, cache_dir=str(tmp_path)), kept)
+        assert np.array_equal(FrozenBase(config, images, WHAT, cache_dir=str(tmp_path)).features(), kept)
     assert len(passes) == 3
 
 
@@ -121,7 +121,9 @@ def test_a_full_disk_leaves_no_half_file(
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(kind, match=r"no room for the features|disk"):
-        frozen_features(ModelConfig("mobilenet_v2", weights=base_file), toy_images(4)[0], WHAT, cache_dir=str(tmp_path))
+        FrozenBase(
+            ModelConfig("mobilenet_v2", weights=base_file), toy_images(4)[0], WHAT, cache_dir=str(tmp_path)
+        ).features()
     assert [path.suffix for path in (tmp_path / "features").iterdir()] == [".lock"]
 
 

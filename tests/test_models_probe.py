@@ -113,7 +113,9 @@ def test_both_layouts_are_the_same_function(model: ModelConfig) -> None:
     for layout in probe._LAYOUTS.values():
         one = copy.deepcopy(network).to(memory_format=layout).train()
         torch.manual_seed(0)
-        one(data.preprocess.to_batch(data.images[:8], layout=layout).double()).logsumexp(dim=1).sum().backward()
+        one(data.preprocess.normalise_(data.preprocess.to_unit(data.images[:8], layout=layout)).double()).logsumexp(
+            dim=1
+        ).sum().backward()
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in one.parameters()]))  # type: ignore[union-attr]
     torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-9 * float(gradients[0].abs().max()))
 

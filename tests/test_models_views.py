@@ -13,7 +13,7 @@ from torch import Tensor
 from models import engine, sources
 from models.augment import augment, draw_view
 from models.catalog import ModelConfig, build_base
-from models.features import FrozenBase, frozen_features
+from models.features import FrozenBase
 from models.sources import KeptFeatures
 from models.training import TrainConfig, TrainingData, TrainingRun
 from tests.models_toys import subset, toy_data, write_backbone
@@ -113,7 +113,7 @@ def test_epochs_take_the_views_in_turn(
     for epoch, row, features in taken:
         assert np.array_equal(features.numpy(), views[(epoch - 1) % 3][places[row]])  # type: ignore[index]
     # Scored on the images as they are.
-    plain = frozen_features(config, data.images, data.preprocess, cache_dir=str(tmp_path))
+    plain = FrozenBase(config, data.images, data.preprocess, cache_dir=str(tmp_path)).features()
     assert np.array_equal(run._learner._source.plain(data.validation.rows).numpy(), plain[data.validation.rows])
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.features import frozen_features
+from models.features import FrozenBase
 from models.inference import logits_of_rows
 from models.metrics import paired_difference
 from models.training import TrainingData, load_best
@@ -40,7 +40,7 @@ def right_answers(job: Job, folder: str) -> NDArray[np.bool_]:
     if not job.model.frozen:
         logits = logits_of_rows(model, data.images, test.rows, data.preprocess)
     else:
-        features = frozen_features(
+        base = FrozenBase(
             job.model,
             data.images,
             data.preprocess,
@@ -48,7 +48,7 @@ def right_answers(job: Job, folder: str) -> NDArray[np.bool_]:
             device=job.device,
             cache_dir=cache_dir,
         )
-        logits = model.logits_of_features(features[test.rows])
+        logits = model.logits_of_features(base.features()[test.rows])
     right: NDArray[np.bool_] = logits.argmax(axis=1) == test.labels
     return right
 

@@ -58,7 +58,7 @@ class KillProofSearch(ray.tune.search.optuna.OptunaSearch):
     def __init__(self, *, pruner: optuna.pruners.BasePruner | None = None, **options: Any) -> None:
         super().__init__(**options)
         self._pruner = pruner
-        self._study.pruner = pruner or optuna.pruners.NopPruner()
+        self.study.pruner = pruner or optuna.pruners.NopPruner()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_storage": None, "_ot_study": None, "_ot_trials": {}, "closed": False, "held": False}
@@ -81,12 +81,12 @@ class KillProofSearch(ray.tune.search.optuna.OptunaSearch):
     def restore(self, checkpoint_path: str) -> None:
         assert callable(self._space)
         state = json.loads(Path(checkpoint_path).read_text())
-        while len(self._study.get_trials(deepcopy=False)) <= max(state["numbers"].values(), default=-1):
+        while len(self.study.get_trials(deepcopy=False)) <= max(state["numbers"].values(), default=-1):
             # The study came back from a bucket and is older than Ray's state: its next proposal is the one it had made.
-            self._space(self._study.ask())
-        trials = self._study.get_trials(deepcopy=False)
+            self._space(self.study.ask())
+        trials = self.study.get_trials(deepcopy=False)
         self._ot_trials = {
-            trial_id: optuna.Trial(self._study, trials[number]._trial_id)
+            trial_id: optuna.Trial(self.study, trials[number]._trial_id)
             for trial_id, number in state["numbers"].items()
         }
         self._completed_trials = set(state["completed"])
@@ -97,7 +97,7 @@ class KillProofSearch(ray.tune.search.optuna.OptunaSearch):
         return given if isinstance(given, list) else [given]
 
     @property
-    def _study(self) -> optuna.Study:
+    def study(self) -> optuna.Study:
         study: optuna.Study | None = self._ot_study
         assert study is not None, "the space is given to the constructor, which opens the study"
         return study
@@ -116,11 +116,16 @@ class KillProofSearch(ray.tune.search.optuna.OptunaSearch):
         """Whether the pruner ends this trial, by what the study holds of it and of the trials before it."""
         if self._pruner is None or trial_id not in self._ot_trials or self._ended(trial_id):
             return False
-        return self._pruner.prune(self._study, self._trial(trial_id))
+        return self._pruner.prune(self.study, self._trial(trial_id))
 
     def running(self) -> set[int]:
         """Numbers of the trials that the study has as running."""
-        return {trial.number for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
+        return {trial.number for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
+
+    def give_up_running(self) -> None:
+        """At the end of a search: what a kill left running in the study has failed. It would puzzle later readers."""
+        for number in self.running():
+            self.study.tell(number, state=TrialState.FAIL)
 
     def _lost_trial(self) -> optuna.Trial | None:
         """The first trial that was asked for and whose asker was killed before Ray wrote it down.
@@ -128,9 +133,9 @@ class KillProofSearch(ray.tune.search.optuna.OptunaSearch):
         It is trained again even if it had ended, with its own number and values: its checkpoint is known to nobody.
         """
         known = {trial.number for trial in self._ot_trials.values()}
-        for trial in self._study.get_trials(deepcopy=False):
+        for trial in self.study.get_trials(deepcopy=False):
             if trial.state != TrialState.WAITING and trial.number not in known:
-                return optuna.Trial(self._study, trial._trial_id)
+                return optuna.Trial(self.study, trial._trial_id)
         return None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -159,12 +164,12 @@ class KillProofSearch(ray.tune.search.optuna.OptunaSearch):
             self._ot_trials[trial_id].report(value, step)
 
     def _tell(self, trial_id: str, state: TrialState, values: list[float] | None = None) -> None:
-        self._study.tell(self._ot_trials[trial_id].number, values, state=state)
+        self.study.tell(self._ot_trials[trial_id].number, values, state=state)
 
     def _ended(self, trial_id: str) -> bool:
         """Whether the study has this trial's end already, because the kill came after it and before Ray's next save."""
         return bool(self._trial(trial_id).state.is_finished())
 
     def _trial(self, trial_id: str) -> FrozenTrial:
-        stored: FrozenTrial = self._study.get_trials(deepcopy=False)[self._ot_trials[trial_id].number]
+        stored: FrozenTrial = self.study.get_trials(deepcopy=False)[self._ot_trials[trial_id].number]
         return stored

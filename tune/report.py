@@ -12,6 +12,7 @@ from models.catalog import ModelConfig
 from tune import doctor
 from tune.bundling import Scored
 from tune.duelreport import duel_lines
+from tune.gain import words
 from tune.objectives import Limit, pareto
 from tune.outputs import RunFolder
 from tune.plan import Plan
@@ -129,7 +130,8 @@ def _verdicts(report: dict[str, Any]) -> list[str]:
     """What the numbers say in words, where they say that something is missing."""
     test, lines = report["test"], []
     if "search" in report:
-        lines.append(report["search"]["gain_in_words"])
+        search = report["search"]
+        lines.append(words(search["gain"], search["best_trial"], search["top_trial"]))
     if test["accuracy_interval"][0] <= test["majority_rate"]:
         lines.append(
             f"not shown to be better than always naming {test['majority_label']} ({test['majority_rate']:.3f} on "

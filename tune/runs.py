@@ -13,10 +13,10 @@ from tune.bundling import make_bundle
 from tune.doctor import DoctorsVisit, facts_of
 from tune.duel import Duel
 from tune.ending import CTRL_C
-from tune.gain import gain, words
+from tune.gain import gain
 from tune.objectives import picked
 from tune.outputs import RunFolder, point_latest
-from tune.plan import plan_of
+from tune.plan import Plan, plan_of
 from tune.prices import Kind, load_prices
 from tune.report import describe_search, last_lines, make_report
 from tune.searching import Finished, meter_of, run_search
@@ -51,26 +51,28 @@ def search(config: SearchConfig) -> int:
         except KeyboardInterrupt:
             print(f"stopped     go on with  {_resume_command(run)}", flush=True)
             raise
-        standing = finished.table[finished.table[NUMBER].isin(list(finished.checkpoints))]
-        kept, keeps = picked(standing[standing[SCORE].notna()], config.limits)
-        best = best_row(kept)
         run.publish()
-        if best is None:
-            raise UserError(_no_trial(commonest_error(finished.table), run))
-        details = describe_search(finished, best, plan, config.limits, keeps)
+        details = _choose(config, plan, finished, run)
+        details["doctor"] = [finding.as_dict() for finding in visit.last_word(finished.table, finished.space)]
         with finished.checkpoints[details["best_trial"]].as_directory() as folder:
             chosen = job.with_values(details["best_hyperparameters"])
-            details["doctor"] = [finding.as_dict() for finding in visit.last_word(finished.table, finished.space)]
             details["gain"] = _gain(chosen, folder, job, finished, details["best_trial"])
-            top = best_row(standing)
-            assert top is not None
-            details["gain_in_words"] = words(details["gain"], details["best_trial"], int(top[NUMBER]))
             _conclude(chosen, folder, run, {"search": details, "spending": meter.summary()})
         if finished.interrupted:
             print(f"ended       {finished.interrupted}; go on with  {_resume_command(run)}")
             if finished.interrupted != CTRL_C:
                 print("            and a higher --budget-usd or --budget-minutes")
     return 0
+
+
+def _choose(config: SearchConfig, plan: Plan, finished: Finished, run: RunFolder) -> dict[str, Any]:
+    """The report's part on the search, with the trial that becomes the bundle. `UserError` where none has a score."""
+    standing = finished.table[finished.table[NUMBER].isin(list(finished.checkpoints))]
+    kept, keeps = picked(standing[standing[SCORE].notna()], config.limits)
+    top, best = best_row(standing), best_row(kept)
+    if top is None or best is None:
+        raise UserError(_no_trial(commonest_error(finished.table), run))
+    return {**describe_search(finished, best, plan, config.limits, keeps), "top_trial": int(top[NUMBER])}
 
 
 def _duel(config: SearchConfig, job: Job, run: RunFolder, session: Session) -> int:

@@ -75,18 +75,16 @@ def run_search(
         if config.resume and not begun:
             store.delete(run.path("study.db"))  # killed before a trial was written down: nothing to go on with
         tuner = _restore(config, job, run) if begun else _tuner(config, plan, job, run, session)
-        ending, spending = _wire(tuner, run, config, meter, watch)
+        search, ending, spending = _wire(tuner, run, config, meter, watch)
         with ending.on_ctrl_c():
             results = tuner.fit()
     trials: list[TuneTrial] = list(results._experiment_analysis.trials)
-    with _open_study(run) as study:
-        running = {trial.number for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING])}
-        table = spending.with_costs(trial_table(trials, plan.space.names, unended=running))
-        whole = len(table) >= plan.trials and bool(table["status"].isin(["finished", "pruned", "failed"]).all())
-        if whole:
-            _close(study)
-        space = plan.searched(study)
+    table = spending.with_costs(trial_table(trials, plan.space.names, unended=search.running()))
     write_table(run.path("trials.csv"), table)
+    whole = len(table) >= plan.trials and bool(table["status"].isin(["finished", "pruned", "failed"]).all())
+    if whole:
+        search.give_up_running()
+    space = plan.searched(search.study)
     interrupted = "" if whole else ending.reason or "Ray stopped it"
     checkpoints = {trial_number(t): checkpoint for t in trials if (checkpoint := _checkpoint(t, run))}
     return Finished(table, checkpoints, space, interrupted)
@@ -178,7 +176,7 @@ def _wire(
     config: SearchConfig,
     meter: Meter,
     watch: Callable[[pd.DataFrame], None] | None,
-) -> tuple[EndGently, Spending]:
+) -> tuple[KillProofSearch, EndGently, Spending]:
     """Tell searcher, scheduler and callbacks of each other, of the meter, and of where the run lies now: those of a
     resumed search come out of Ray's pickles."""
     search, settings = _parts(tuner)
@@ -191,7 +189,7 @@ def _wire(
     log.run, log.add_costs, log.watch = run, spending.with_costs, watch
     log.search = by_type[SearchGauges].search_algorithm = search
     by_type[KeepState].run, by_type[SearchGauges].meter = run, meter
-    return ending, spending
+    return search, ending, spending
 
 
 def meter_of(config: SearchConfig, session: Session) -> Meter:
@@ -229,12 +227,6 @@ def _open_study(run: RunFolder) -> Iterator[optuna.Study]:
     finally:
         storage.remove_session()
         storage.engine.dispose()
-
-
-def _close(study: optuna.Study) -> None:
-    """Mark what a kill left RUNNING in the study as failed: such a trial would puzzle every later reader of it."""
-    for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-        study.tell(trial.number, state=TrialState.FAIL)
 
 
 @contextlib.contextmanager
