@@ -25,7 +25,7 @@ import tyro
 from data.collection import DataConfig, load_collection
 from models.catalog import ModelConfig
 from models.processes import prepare_environment
-from models.training import TrainConfig, TrainingData, TrainingRun, World
+from models.training import ALONE, TrainConfig, TrainingData, TrainingRun, World
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def under_ray(config: DdpConfig, folder: Path) -> Times:
     from tune.trial import Job
 
     class TimedJob(Job):
-        def start(self, world: World = World()) -> TrainingRun:  # noqa: B008 - a frozen dataclass
+        def start(self, world: World = ALONE) -> TrainingRun:
             return noting_times(super().start(world), folder / "marks")
 
     job = TimedJob(ModelConfig(), config.train, load_collection(config.data))

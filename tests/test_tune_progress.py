@@ -30,6 +30,6 @@ TABLE = pd.DataFrame(
     ],
 )
 def test_a_line_says_how_a_trial_ended(number: int, said: str) -> None:
-    line = trial_line(TABLE.iloc[number], ("learning_rate", "epochs"))
+    line = trial_line(TABLE.iloc[number], ("learning_rate", "epochs"), 0)
     assert line.startswith(f"trial   {number}  learning_rate")
     assert line.endswith(said)

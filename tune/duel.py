@@ -59,12 +59,12 @@ class Duel:
             print("\n".join(doctor.lines(findings)), flush=True)
         rates = Rates.of(self._contestants, self._config.train.seed)
         count = self._config.trials_each
-        plan = Plan(space=rates, trials=count * len(self._contestants), points=rates.points(count))
+        plan = Plan(space=rates, trials=count * len(self._contestants), points=rates.points(count), default_trial=None)
         phase, finished = RATES_PHASE, self._search(RATES_PHASE, plan)
         chosen = {} if finished.interrupted else self._best_rates(finished)
         if chosen:
             seeds = Seeds.of(chosen, self._seeds)
-            plan = Plan(space=seeds, trials=SEEDS * len(chosen), points=seeds.points())
+            plan = Plan(space=seeds, trials=SEEDS * len(chosen), points=seeds.points(), default_trial=None)
             phase, finished = SEEDS_PHASE, self._search(SEEDS_PHASE, plan)
             self._ask_test_images(finished)
         outcome = self._outcome(phase, finished, chosen)

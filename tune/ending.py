@@ -76,7 +76,8 @@ class EndGently(ray.tune.Callback):
 
     def _look(self) -> None:
         self._looked = time.monotonic()
-        self.reason = self.limit()
+        found = self.limit()
+        self.reason = self.reason or found  # Ctrl-C may have come meanwhile
 
     def on_trial_result(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: Any, **_: Any) -> None:
         if not self.reason:

@@ -21,7 +21,8 @@ _MOST_EARLIER = 5
 
 @dataclass(frozen=True)
 class Plan:
-    """`points` are the first proposals, as Optuna parameters; the trial of the first is number 0 and never pruned."""
+    """`points` are the first proposals, as Optuna parameters; the trial of the first is number 0 and never pruned.
+    `default_trial` is the one with the default hyperparameters, None where there is none."""
 
     space: Space
     trials: int
@@ -29,6 +30,7 @@ class Plan:
     objectives: tuple[Objective, ...] = (ACCURACY,)
     pruner: Halving | None = None
     widen_at: int | None = None
+    default_trial: int | None = 0
 
     @property
     def proposals(self) -> Any:

@@ -10,7 +10,6 @@ import ray.tune
 import tqdm
 
 from data.errors import UserError
-from tune.duelists import CONTESTANT
 from tune.optunasearch import KillProofSearch
 from tune.outputs import RunFolder
 from tune.trials import SCORE, TuneTrial, best_row, trial_number, trial_table, write_table
@@ -26,10 +25,19 @@ class SearchLog(ray.tune.Callback):
     It holds names and numbers only, since Ray pickles it with the experiment's state.
     """
 
-    def __init__(self, run: RunFolder, *, names: tuple[str, ...], total: int, write_every: float = 1.0) -> None:
+    def __init__(
+        self,
+        run: RunFolder,
+        *,
+        names: tuple[str, ...],
+        total: int,
+        default: int | None = None,
+        write_every: float = 1.0,
+    ) -> None:
         self.run = run
         self._names = names
         self._total = total
+        self._default = default
         self._write_every = write_every
         self._written = 0.0
         self._bar: tqdm.tqdm[Any] | None = None
@@ -103,7 +111,7 @@ class SearchLog(ray.tune.Callback):
         except UserError as error:  # the search goes on, and the next trial tries again
             tqdm.tqdm.write(f"warning: {error}", file=sys.stderr)
         row = table[table["trial"] == number].iloc[0]
-        tqdm.tqdm.write(trial_line(row, self._names), file=sys.stdout)
+        tqdm.tqdm.write(trial_line(row, self._names, self._default), file=sys.stdout)
         if self.watch is not None:
             self.watch(table)
         sys.stdout.flush()
@@ -115,13 +123,13 @@ class SearchLog(ray.tune.Callback):
             self._bar.refresh()
 
 
-def trial_line(row: pd.Series, names: tuple[str, ...]) -> str:
-    """One trial in one line, for the terminal."""
+def trial_line(row: pd.Series, names: tuple[str, ...], default: int | None) -> str:
+    """One trial in one line, for the terminal. `default` is the trial with the default hyperparameters, if any has."""
     values = "  ".join(f"{name} {_short(row[name])}" for name in names)
     seconds = f"{row['seconds']:.3g} s" if pd.notna(row["seconds"]) else "-"
     if row["status"] == "failed":
         return f"trial {row['trial']:>3}  {values}  failed: {row['error']}"
-    defaults = "  (defaults)" if row["trial"] == 0 and CONTESTANT not in names else ""
+    defaults = "  (defaults)" if row["trial"] == default else ""
     score = f"validation accuracy {row[SCORE]:.3f} (epoch {row['best_epoch']:.0f} of {row['epochs_run']:.0f})"
     early = row["status"] == "finished" and "epochs" in row and bool(row["epochs_run"] < row["epochs"])
     return (

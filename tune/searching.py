@@ -148,7 +148,7 @@ def _tuner(config: SearchConfig, plan: Plan, job: Job, run: RunFolder, session: 
             callbacks=[
                 Spending(),
                 KeepState(run),
-                SearchLog(run, names=plan.space.names, total=plan.trials),
+                SearchLog(run, names=plan.space.names, total=plan.trials, default=plan.default_trial),
                 KeepRecent(),
                 SearchGauges(run),
                 EndGently(of_workers=nested),
