@@ -19,11 +19,12 @@ logger = logging.getLogger("eagleray.serve")
 class ApiError(Exception):
     """A request that cannot be answered: status, a code for programs, a message for people (what and what to do)."""
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
+        self.headers = headers
 
 
 def error_response(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
@@ -39,7 +40,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
 async def _on_api_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ApiError)
-    return error_response(error.status, error.code, error.message)
+    return error_response(error.status, error.code, error.message, error.headers)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:

@@ -1,0 +1,19 @@
+"""What the layers of the endpoint tell each other about one request: small texts in the ASGI scope's `state`."""
+
+from collections.abc import Mapping, MutableMapping
+from typing import Any, Final, Literal
+
+Note = Literal["request_id", "key", "model"]
+"""request_id: set by the outermost layer. key: the name of the caller's key. model: the id of the model that answered."""
+
+OPEN: Final = "open"
+"""The name of nobody's key: a path that asks for none, or an endpoint without keys."""
+
+
+def note(scope: MutableMapping[str, Any], name: Note, value: str) -> None:
+    scope.setdefault("state", {})[name] = value
+
+
+def noted(scope: Mapping[str, Any], name: Note) -> str:
+    """What was noted, or an empty text."""
+    return str(scope.get("state", {}).get(name, ""))
