@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
-from serve.endpoint import Answer, Endpoint, Job
+from serve.endpoint import Endpoint
 from serve.routes import build_api
 from serve.settings import ServeConfig
 
@@ -21,17 +21,10 @@ class _Replica:
         self._endpoint = Endpoint()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_api(self._endpoint, self._batched)
+        return build_api(self._endpoint)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        config = await self._endpoint.reconfigure(user_config)
-        batched: Any = self._batched  # Ray's decorator adds setters that its types do not show
-        batched.set_max_batch_size(config.max_batch_size)
-        batched.set_batch_wait_timeout_s(config.batch_wait_ms / 1000)
-
-    @ray.serve.batch
-    async def _batched(self, jobs: list[Job]) -> list[Answer]:
-        return await self._endpoint.answer(jobs)
+        await self._endpoint.reconfigure(user_config)
 
     def check_health(self) -> None:
         self._endpoint.check_health()
@@ -49,9 +42,9 @@ def build_application(config: ServeConfig) -> ray.serve.Application:
             max_replicas=config.max_replicas,
             # Half of what a replica admits, so that a second one starts before the first is full.
             target_ongoing_requests=max(1, config.max_ongoing_requests // 2),
-            upscale_delay_s=5,
+            upscale_delay_s=config.upscale_s,
             look_back_period_s=15,  # Ray wants it longer than the 10 s between two reports
-            downscale_delay_s=120,
+            downscale_delay_s=config.idle_s,
         ),
         max_ongoing_requests=config.max_ongoing_requests,
         max_queued_requests=config.max_queued_requests,

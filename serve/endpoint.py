@@ -1,28 +1,31 @@
 """The model behind the endpoint: loaded off the event loop, warmed up before it answers, swapped in one step.
 
-Nothing here knows Ray or HTTP, so all of it runs in a plain test. `deployment.py` puts Ray Serve around it, and
-`routes.py` HTTP.
+Nothing here knows Ray or HTTP (beyond the status of an error), so all of it runs in a plain test. `deployment.py` puts
+Ray Serve around it, and `routes.py` HTTP.
 """
 
 import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
 from data.errors import UserError
-from data.images import Failure, encode_png
+from data.images import Failure, Pixels, encode_png
 from models.bundle import BundleInfo
 from models.predictor import Prediction, Predictor
+from serve.batching import Batcher, FullError
+from serve.errors import ApiError
 from serve.settings import EndpointConfig
 
 # A batch that takes this long means that the network hangs: the replica then calls itself unhealthy and is replaced.
 _STUCK_AFTER_S = 120.0
 
+Image: TypeAlias = bytes | Pixels | Failure
+"""Encoded, or upright RGB uint8 (H, W, 3), or a failure found while the request was read."""
 Answer: TypeAlias = Prediction | Failure
 
 
@@ -32,92 +35,163 @@ class Model(Protocol):
     @property
     def info(self) -> BundleInfo: ...
 
-    def predict_bytes(self, blobs: Sequence[bytes | Failure]) -> list[Answer]: ...
+    def predict(self, images: Sequence[Image]) -> list[Answer]: ...
 
 
-@dataclass(frozen=True)
+class Watcher(Protocol):
+    """What the endpoint tells of its work; `serve/observe.py` makes metrics of it. Called on the event loop."""
+
+    def batch(self, size: int, seconds: float) -> None:
+        """One run of the network is over."""
+
+    def waiting(self, images: int) -> None:
+        """So many images wait for the network now."""
+
+    def predicted(self, info: BundleInfo, answers: Sequence[Answer]) -> None:
+        """A request has its answers."""
+
+
+class Unwatched:
+    """A watcher that looks away."""
+
+    def batch(self, size: int, seconds: float) -> None: ...
+
+    def waiting(self, images: int) -> None: ...
+
+    def predicted(self, info: BundleInfo, answers: Sequence[Answer]) -> None: ...
+
+
+@dataclass(frozen=True, eq=False)
 class Loaded:
-    """A model that has answered its warm-up, with the settings it was loaded under."""
+    """A model that has answered its warm-up, with the settings that it serves under."""
 
     model: Model
     config: EndpointConfig
 
+    @property
+    def info(self) -> BundleInfo:
+        return self.model.info
+
 
 @dataclass(frozen=True)
-class Job:
-    """One image, and the model that was in service when its request came in.
+class Answered:
+    """The answers to one request's images, in order, all of one model."""
 
-    A request's images may be spread over two batches; carrying the model along keeps them from being answered by two
-    models when one is swapped in between.
-    """
-
-    loaded: Loaded
-    blob: bytes
+    info: BundleInfo
+    answers: list[Answer]
 
 
 def load_predictor(config: EndpointConfig) -> Model:
     """Read the bundle for one replica. UserError says what is wrong with it."""
-    return Predictor.load(
-        config.bundle, device=config.device, threads=config.threads or None, cache_dir=config.cache_dir
+    return _TwoDoors(
+        Predictor.load(config.bundle, device=config.device, threads=config.threads or None, cache_dir=config.cache_dir)
     )
 
 
-class Endpoint:
-    """Holds the model in service and runs it in one thread of its own, never on the event loop."""
+@dataclass(frozen=True)
+class _TwoDoors:
+    """Until `Predictor` has one door for both kinds of image."""
 
-    def __init__(self, load: Callable[[EndpointConfig], Model] = load_predictor) -> None:
+    predictor: Predictor
+
+    @property
+    def info(self) -> BundleInfo:
+        return self.predictor.info
+
+    def predict(self, images: Sequence[Image]) -> list[Answer]:
+        arrays = [image for image in images if isinstance(image, np.ndarray)]
+        of_arrays = iter(self.predictor.predict_arrays(arrays))
+        of_blobs = iter(self.predictor.predict_bytes([image for image in images if not isinstance(image, np.ndarray)]))
+        return [next(of_arrays if isinstance(image, np.ndarray) else of_blobs) for image in images]
+
+
+class Endpoint:
+    """Holds the model in service and runs it in one thread of its own, never on the event loop.
+
+    One thread: the network already uses as many cores as the replica has, and one batch at a time keeps the memory of
+    decoded images bounded.
+    """
+
+    def __init__(
+        self, load: Callable[[EndpointConfig], Model] = load_predictor, watcher: Watcher | None = None
+    ) -> None:
         self._load = load
+        self._watcher: Watcher = watcher or Unwatched()
         self._active: Loaded | None = None
-        # One thread: the network already uses as many cores as the replica has, and one batch at a time keeps the
-        # memory of decoded images bounded.
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="predict")
-        self._busy_since: float | None = None
+        self._batcher: Batcher[Model, Image, Answer] = Batcher(_predict, size=1, limit=1, watcher=self._watcher)
 
     @property
     def active(self) -> Loaded | None:
         """The model in service, None until the first one has warmed up."""
         return self._active
 
+    def ready(self) -> Loaded:
+        """The model in service; ApiError 503 while there is none."""
+        if self._active is None:
+            raise ApiError(503, "not_ready", "the model is still loading: try again in a few seconds")
+        return self._active
+
+    async def predict(self, images: Sequence[Image], request_id: str) -> Answered:
+        """Answer one request. All its images are answered by one model, also when the model is swapped meanwhile.
+
+        `request_id` decides which model that is during a promotion, so that a request that is sent again gets the
+        same one. ApiError 503 when no model is ready or too many images wait.
+        """
+        loaded = self.ready()
+        answers = await self.answer(loaded, images)
+        self._watcher.predicted(loaded.info, answers)
+        return Answered(loaded.info, answers)
+
+    async def answer(self, loaded: Loaded, images: Sequence[Image]) -> list[Answer]:
+        """Run images through this model, in order, in the company of other requests'. ApiError 503 if too many wait."""
+        try:
+            return await self._batcher.submit(loaded.model, images)
+        except FullError as error:
+            message = f"{error}, as many as this endpoint takes: try again in a moment"
+            raise ApiError(503, "overloaded", message, {"retry-after": "1"}) from None
+
     async def reconfigure(self, user_config: Mapping[str, Any] | None) -> EndpointConfig:
         """Load what `user_config` names, try it, and only then put it in service; the one before answers until then.
 
-        An error leaves the model in service as it was.
+        Settings that do not concern the model change without loading it again. An error leaves all as it was.
         """
         config = EndpointConfig.from_user_config(user_config)
-        if self._active is None or self._active.config != config:
+        before = self._active
+        if before is None or _how_loaded(before.config) != _how_loaded(config):
             model = await asyncio.to_thread(self._load_and_try, config)
+        else:
+            model = before.model
+        if before is None or before.config != config:
             self._active = Loaded(model, config)
+        self._batcher.size = config.max_batch_size
+        # Two of the largest requests, besides the one that the network works on.
+        self._batcher.limit = 2 * config.max_files
         return config
-
-    async def answer(self, jobs: Sequence[Job]) -> list[Answer]:
-        """Predict a batch, in order. Images of different models (during a swap) go through their own."""
-        return await asyncio.get_running_loop().run_in_executor(self._worker, self._answer, list(jobs))
 
     def check_health(self) -> None:
         """Raise when this replica cannot answer: no model yet, or a batch that does not end."""
         if self._active is None:
             raise RuntimeError("no model is loaded: set user_config to {'bundle': ...}")
-        if self._busy_since is not None and time.monotonic() - self._busy_since > _STUCK_AFTER_S:
+        since = self._batcher.busy_since
+        if since is not None and time.monotonic() - since > _STUCK_AFTER_S:
             raise RuntimeError(f"one batch has been running for more than {_STUCK_AFTER_S:.0f} s")
 
     def close(self) -> None:
-        self._worker.shutdown(wait=False, cancel_futures=True)
+        self._batcher.close()
 
     def _load_and_try(self, config: EndpointConfig) -> Model:
         model = self._load(config)
         warm_up(model, config.max_batch_size)
         return model
 
-    def _answer(self, jobs: list[Job]) -> list[Answer]:
-        self._busy_since = time.monotonic()
-        try:
-            answers: dict[int, Answer] = {}
-            for loaded in dict.fromkeys(job.loaded for job in jobs):
-                rows = [row for row, job in enumerate(jobs) if job.loaded is loaded]
-                answers.update(zip(rows, loaded.model.predict_bytes([jobs[row].blob for row in rows]), strict=True))
-            return [answers[row] for row in range(len(jobs))]
-        finally:
-            self._busy_since = None
+
+def _predict(model: Model, images: Sequence[Image]) -> list[Answer]:
+    return model.predict(images)
+
+
+def _how_loaded(config: EndpointConfig) -> tuple[Any, ...]:
+    """The settings that make another model of a bundle, or need another warm-up."""
+    return config.bundle, config.device, config.threads, config.cache_dir, config.max_batch_size
 
 
 def warm_up(model: Model, batch_size: int) -> None:
@@ -127,7 +201,7 @@ def warm_up(model: Model, batch_size: int) -> None:
     """
     size = max(model.info.preprocess.resize.size, 32)
     grey = encode_png(np.full((size, size, 3), 128, np.uint8))
-    for answer in model.predict_bytes([grey]) + model.predict_bytes([grey] * batch_size):
+    for answer in model.predict([grey]) + model.predict([grey] * batch_size):
         if isinstance(answer, Failure):
             raise UserError(f"the bundle fails on the warm-up image ({answer.message}): train it again")
         total = math.fsum(answer.probabilities)

@@ -89,7 +89,7 @@ class _Stop:
 def _start(config: ServeConfig, stop: _Stop) -> str:
     # "local": never join another Ray that happens to run here, whatever RAY_ADDRESS says.
     context = ray.init(
-        address="local", include_dashboard=config.dashboard, dashboard_host="127.0.0.1", logging_level=logging.WARNING
+        address="local", include_dashboard=True, dashboard_host="127.0.0.1", logging_level=logging.WARNING
     )
     stop.listen()
     refuse_impossible(config, ray.cluster_resources())

@@ -1,7 +1,6 @@
 """The endpoint's HTTP: which path answers what, and the OpenAPI document that says so."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
+import uuid
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -9,10 +8,9 @@ from fastapi.responses import JSONResponse
 
 from serve.answers import ErrorAnswer, HealthAnswer, ModelAnswer, PredictAnswer, model_entry, prediction_entry
 from serve.body import read_uploads
-from serve.endpoint import Answer, Endpoint, Job, Loaded
-from serve.errors import ApiError, install_error_handlers
-
-Submit = Callable[[Job], Awaitable[Answer]]
+from serve.endpoint import Endpoint
+from serve.errors import install_error_handlers
+from serve.scopestate import noted
 
 _ABOUT = """Send an image, get its label.
 
@@ -66,8 +64,8 @@ def _errors(described: dict[int, str]) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorAnswer, "description": text} for status, text in described.items()}
 
 
-def build_api(endpoint: Endpoint, submit: Submit) -> FastAPI:
-    """The ASGI application around one endpoint. `submit` answers one image, by way of a batch where there is one."""
+def build_api(endpoint: Endpoint) -> FastAPI:
+    """The ASGI application around one endpoint."""
     # ReDoc is off: like Swagger's page it would load its script from elsewhere, and one such page is enough.
     api = FastAPI(title="eagleray", description=_ABOUT, version="1", redoc_url=None)
     install_error_handlers(api)
@@ -81,12 +79,13 @@ def build_api(endpoint: Endpoint, submit: Submit) -> FastAPI:
         openapi_extra={"requestBody": _PREDICT_BODY},
     )
     async def predict(request: Request) -> JSONResponse:
-        loaded = _ready(endpoint)
-        uploads = await read_uploads(request, loaded.config)
-        answers = await asyncio.gather(*(submit(Job(loaded, upload.blob)) for upload in uploads))
-        classes = loaded.model.info.classes
-        entries = [prediction_entry(upload, answer, classes) for upload, answer in zip(uploads, answers, strict=True)]
-        return JSONResponse({"model": loaded.model.info.id, "predictions": entries})
+        uploads = await read_uploads(request, endpoint.ready().config)
+        request_id = noted(request.scope, "request_id") or uuid.uuid4().hex
+        answered = await endpoint.predict([upload.blob for upload in uploads], request_id)
+        classes = answered.info.classes
+        pairs = zip(uploads, answered.answers, strict=True)
+        entries = [prediction_entry(upload, answer, classes) for upload, answer in pairs]
+        return JSONResponse({"model": answered.info.id, "predictions": entries})
 
     @api.get(
         "/healthz",
@@ -96,7 +95,7 @@ def build_api(endpoint: Endpoint, submit: Submit) -> FastAPI:
         responses={200: {"model": HealthAnswer}, **_errors({503: "No model is ready yet."})},
     )
     async def healthz() -> JSONResponse:
-        return JSONResponse({"status": "ok", "model": _ready(endpoint).model.info.id})
+        return JSONResponse({"status": "ok", "model": endpoint.ready().info.id})
 
     @api.get(
         "/model",
@@ -105,12 +104,6 @@ def build_api(endpoint: Endpoint, submit: Submit) -> FastAPI:
         responses={200: {"model": ModelAnswer}, **_errors({503: "No model is ready yet."})},
     )
     async def model() -> JSONResponse:
-        return JSONResponse(model_entry(_ready(endpoint).model.info))
+        return JSONResponse(model_entry(endpoint.ready().info))
 
     return api
-
-
-def _ready(endpoint: Endpoint) -> Loaded:
-    if endpoint.active is None:
-        raise ApiError(503, "not_ready", "the model is still loading: try again in a few seconds")
-    return endpoint.active

@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
+import tyro
 from pydantic import TypeAdapter, ValidationError
 
 from data import cachefolder, store
@@ -13,6 +15,38 @@ from data.checks import above_zero, at_least, one_of
 from data.errors import UserError
 
 Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class CandidateConfig:
+    """A model on trial beside the one in service, while a promotion runs (serve/promote.py writes this)."""
+
+    bundle: str
+    """The candidate: a bundle folder or its s3:// address."""
+    promotion: str
+    """The promotion's id: what is counted and judged is counted under it."""
+    share: float = 0.0
+    """Share of the requests that the candidate answers. 0 is shadow traffic: the model in service answers all."""
+    shadow: float = 1.0
+    """Share of the requests that are also shown to the model that does not answer them, to compare the two."""
+    max_error_rate: float = 0.01
+    """Roll back when the candidate fails on more than this share of the images that the other model answers."""
+    max_latency_ratio: float = 2.0
+    """Roll back when the candidate takes more than this many times as long for an image as the other model."""
+    min_agreement: float = 0.7
+    """Roll back when the two models give the same label to less than this share of the images."""
+    min_requests: int = 50
+    """Requests that the candidate must have seen before it is judged."""
+
+    def __post_init__(self) -> None:
+        for name in ("bundle", "promotion"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must not be empty")
+        for name in ("share", "shadow", "max_error_rate", "min_agreement"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        above_zero(self, "max_latency_ratio")
+        at_least(self, min_requests=1)
 
 
 @dataclass(frozen=True)
@@ -27,9 +61,6 @@ class EndpointConfig:
     """CPU threads for the network in each replica. 0 takes the replica's share of CPUs (see cpus-per-replica)."""
     max_batch_size: int = 16
     """Most images that go through the network together."""
-    batch_wait_ms: float = 5.0
-    """How long a first image waits for company. 0 answers a lone image soonest, but under load images then travel
-    alone, because Ray Serve closes the next batch while the network is still busy with the last one."""
     max_body_mb: float = 32.0
     """Largest request body in MiB; a larger one is answered 413 while it arrives, without being kept."""
     max_files: int = 64
@@ -38,13 +69,36 @@ class EndpointConfig:
     """Seconds that a client may take to send its body before it is answered 408."""
     cache_dir: str = ""
     """Folder for copies of bundles read from s3://. Empty is the user's cache folder."""
+    name: str = "eagleray"
+    """What clients call the model in paths such as /v1/models/NAME, /v2/models/NAME and /endpoints/NAME."""
+    auth: Literal["keys", "off"] = "keys"
+    """Whether a request must bring a key. With "off" anyone who reaches the port can use the endpoint."""
+    keys: str = ""
+    """The key file (serve/keystore.py). Empty is the user's own. Keys in EAGLERAY_KEYS count as well."""
+    rate_limit: float = 0.0
+    """Requests a second for each key, in each replica; beyond it 429 with Retry-After. 0 is no limit."""
+    cors: str = ""
+    """Origins, separated by commas, whose pages may call the endpoint from a browser. Empty is none."""
+    corrections: str = ""
+    """Folder or s3:// address that keeps what people correct on the page, for the next search. Empty is off."""
+    max_corrections: int = 10_000
+    """Most corrections that are kept there."""
+    max_corrections_mb: float = 1024.0
+    """Most MiB of their images."""
+    previous: str = ""
+    """The bundle that was in service before this one: what `serve/promote.py --rollback` goes back to."""
+    # No flag: only a promotion sets it.
+    candidate: Annotated[CandidateConfig | None, tyro.conf.Suppress] = None
+    """The model on trial, while a promotion runs."""
 
     def __post_init__(self) -> None:
         if not self.bundle:
             raise ValueError("bundle must name a bundle folder or s3:// address, got an empty text")
-        one_of(self, device=("cpu", "cuda"))
-        at_least(self, threads=0, batch_wait_ms=0, max_batch_size=1, max_files=1)
-        above_zero(self, "max_body_mb", "body_timeout_s")
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,63}", self.name):
+            raise ValueError(f"name must be 1 to 63 letters, digits, _ or -, got {self.name!r}")
+        one_of(self, device=("cpu", "cuda"), auth=("keys", "off"))
+        at_least(self, threads=0, max_batch_size=1, max_files=1, rate_limit=0, max_corrections=0)
+        above_zero(self, "max_body_mb", "body_timeout_s", "max_corrections_mb")
 
     @property
     def max_body_bytes(self) -> int:
@@ -67,12 +121,13 @@ class ServeConfig:
 
     endpoint: EndpointConfig
     host: str = "127.0.0.1"
-    """Address to listen on. The default is reachable from this machine only; there is no access control yet, so open
-    it (0.0.0.0) only on a network that you trust."""
+    """Address to listen on. The default is reachable from this machine only; 0.0.0.0 opens it to the network, where
+    keys should travel through TLS alone."""
     port: int = 8000
     """Port to listen on."""
     min_replicas: int = 1
-    """Copies of the model that always run."""
+    """Copies of the model that always run. 0 lets an endpoint that nobody uses cost nothing: the next request then
+    waits until a replica has started."""
     max_replicas: int = 2
     """Most copies of the model: the limit of what the endpoint may cost."""
     cpus_per_replica: float = 1.0
@@ -87,16 +142,30 @@ class ServeConfig:
     """Seconds until a request, its body included, is given up with 408."""
     shutdown_s: float = 10.0
     """Seconds that requests under way get to finish when the endpoint stops."""
-    dashboard: bool = True
-    """Start Ray's dashboard, on this machine only (the local command; a cluster has its own)."""
+    upscale_s: float = 5.0
+    """Seconds of load above what the replicas can take until another one starts."""
+    idle_s: float = 120.0
+    """Seconds of load below it until one stops."""
+    ingress: Literal["haproxy", "python"] = "haproxy"
+    """What stands before the replicas: HAProxy (a tenth of the CPU for each request), or Ray's proxy in Python, which
+    alone does TLS. The local command's; on a cluster the environment of its nodes decides (serve/ingress.py)."""
+    tls_cert: str = ""
+    """Certificate file (PEM) to serve HTTPS with. It takes Ray's Python proxy."""
+    tls_key: str = ""
+    """Its private key file (PEM)."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:
             raise ValueError(f"port must be in 1-65535, got {self.port}")
-        at_least(self, min_replicas=1, max_ongoing_requests=1, max_queued_requests=1)
+        one_of(self, ingress=("haproxy", "python"))
+        at_least(self, min_replicas=0, max_ongoing_requests=1, max_queued_requests=1)
         above_zero(self, "cpus_per_replica", "gpus_per_replica", "request_timeout_s", "shutdown_s")
+        above_zero(self, "upscale_s", "idle_s")
+        at_least(self, max_replicas=1)
         if self.max_replicas < self.min_replicas:
             raise ValueError(f"max_replicas must be >= min_replicas ({self.min_replicas}), got {self.max_replicas}")
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ValueError("tls_cert and tls_key must be given together: a certificate and its private key")
         if self.request_timeout_s <= self.endpoint.body_timeout_s:
             # Otherwise Ray's proxy gives up first, with a plain text where the replica would explain.
             raise ValueError(
@@ -109,11 +178,15 @@ class ServeConfig:
         endpoint = dataclasses.replace(
             self.endpoint,
             bundle=store.absolute(self.endpoint.bundle),
+            keys=_absolute(self.endpoint.keys),
+            corrections=_absolute(self.endpoint.corrections),
+            previous=_absolute(self.endpoint.previous),
             # Left empty it is the user's folder where the replica runs, which need not be this machine.
             cache_dir=cachefolder.resolve(self.endpoint.cache_dir) if self.endpoint.cache_dir else "",
             threads=self.endpoint.threads or max(1, math.floor(self.cpus_per_replica)),
         )
-        return dataclasses.replace(self, endpoint=endpoint)
+        tls_cert, tls_key = _absolute(self.tls_cert), _absolute(self.tls_key)
+        return dataclasses.replace(self, endpoint=endpoint, tls_cert=tls_cert, tls_key=tls_key)
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any]) -> "ServeConfig":
@@ -124,8 +197,14 @@ class ServeConfig:
         return _checked(cls, {**outer, "endpoint": _checked(EndpointConfig, endpoint)})
 
 
+def _absolute(path: str) -> str:
+    return store.absolute(path) if path else ""
+
+
 def _checked(kind: type[Config], values: Mapping[str, Any]) -> Config:
     names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if isinstance(values.get("candidate"), Mapping):
+        values = {**values, "candidate": _checked(CandidateConfig, values["candidate"])}
     if unknown := sorted(set(values) - names):
         raise UserError(f"unknown setting {', '.join(unknown)}: the settings are {', '.join(sorted(names))}")
     try:

@@ -15,7 +15,7 @@ from models.bundle import write_bundle
 from models.catalog import ModelConfig, build
 from models.predictor import Prediction
 from models.preprocess import Preprocess
-from serve.endpoint import Answer, Endpoint, Job, Model
+from serve.endpoint import Endpoint, Model
 from serve.routes import build_api
 from serve.settings import EndpointConfig
 
@@ -74,11 +74,8 @@ def plain_endpoint(bundle: str, *, model: Model | None = None, **settings: Any) 
     """An endpoint and its HTTP application in this process, without Ray and without a socket."""
     endpoint = Endpoint() if model is None else Endpoint(lambda _: model)
 
-    async def submit(job: Job) -> Answer:
-        return (await endpoint.answer([job]))[0]
-
     asyncio.run(endpoint.reconfigure(EndpointConfig(bundle, **settings).as_user_config()))
-    return endpoint, build_api(endpoint, submit)
+    return endpoint, build_api(endpoint)
 
 
 class Client:

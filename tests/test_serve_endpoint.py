@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from data.images import Failure
 from models.bundle import BundleInfo
 from models.predictor import Prediction, Predictor
 from serve import endpoint as endpoint_module
-from serve.endpoint import Answer, Endpoint, Job, Loaded
-from serve.settings import EndpointConfig, ServeConfig
+from serve.endpoint import Answer, Endpoint, Image, Loaded, Model, load_predictor
+from serve.settings import CandidateConfig, EndpointConfig, ServeConfig
 from tests.serving import picture, write_tiny_bundle
 
 
@@ -38,8 +39,9 @@ def test_images_of_a_request_keep_their_model_through_a_swap(bundles: tuple[str,
         before = in_service(endpoint)
         await endpoint.reconfigure({"bundle": bundles[1]})
         after = in_service(endpoint)
-        jobs = [Job(loaded, picture(1)) for loaded in (before, after, before)]
-        return await endpoint.answer([*jobs, Job(after, b"")])
+        jobs = [endpoint.answer(loaded, [picture(1)]) for loaded in (before, after, before)]
+        jobs.append(endpoint.answer(after, [b""]))
+        return [answer for answers in await asyncio.gather(*jobs) for answer in answers]
 
     answers = asyncio.run(run())
     first, second = (Predictor.load(bundle).predict_bytes([picture(1)])[0] for bundle in bundles)
@@ -67,18 +69,23 @@ def test_equal_settings_do_not_load_again(bundles: tuple[str, str]) -> None:
     """Ray calls reconfigure again when a replica's rank changes."""
     loads: list[EndpointConfig] = []
 
-    def load(config: EndpointConfig) -> Predictor:
+    def load(config: EndpointConfig) -> Model:
         loads.append(config)
-        return Predictor.load(config.bundle)
+        return load_predictor(config)
 
     async def run() -> None:
         endpoint = Endpoint(load)
         for _ in range(2):
             await endpoint.reconfigure({"bundle": bundles[0]})
+        before = in_service(endpoint)
         await endpoint.reconfigure({"bundle": bundles[0], "max_files": 3})
+        after = in_service(endpoint)
+        assert after.model is before.model
+        assert after.config.max_files == 3
+        await endpoint.reconfigure({"bundle": bundles[0], "max_batch_size": 3})
 
     asyncio.run(run())
-    assert [config.max_files for config in loads] == [64, 3]
+    assert [config.max_batch_size for config in loads] == [16, 3]
 
 
 class Bent:
@@ -92,8 +99,8 @@ class Bent:
     def info(self) -> BundleInfo:
         return self._predictor.info
 
-    def predict_bytes(self, blobs: Sequence[bytes | Failure]) -> list[Answer]:
-        return [self._answer for _ in blobs]
+    def predict(self, images: Sequence[Image]) -> list[Answer]:
+        return [self._answer for _ in images]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +126,7 @@ def test_the_event_loop_is_free_while_a_batch_runs(bundles: tuple[str, str]) -> 
         endpoint = Endpoint()
         await endpoint.reconfigure({"bundle": bundles[0]})
         loaded = in_service(endpoint)
-        batch = asyncio.ensure_future(endpoint.answer([Job(loaded, picture(seed, 600)) for seed in range(8)]))
+        batch = asyncio.ensure_future(endpoint.answer(loaded, [picture(seed, 600) for seed in range(8)]))
         turns = 0
         while not batch.done():
             await asyncio.sleep(0)
@@ -138,7 +145,7 @@ def test_a_batch_that_hangs_makes_the_replica_unhealthy(
         await endpoint.reconfigure({"bundle": bundles[0]})
         endpoint.check_health()
         loaded = in_service(endpoint)
-        batch = asyncio.ensure_future(endpoint.answer([Job(loaded, picture(1, 2000))] * 8))
+        batch = asyncio.ensure_future(endpoint.answer(loaded, [picture(1, 2000)] * 8))
         await asyncio.sleep(0.05)
         monkeypatch.setattr(endpoint_module, "_STUCK_AFTER_S", 0.0)
         with pytest.raises(RuntimeError, match="running for more than"):
@@ -153,8 +160,10 @@ def test_a_batch_that_hangs_makes_the_replica_unhealthy(
     ("values", "complaint"),
     [
         ({"max_batch_size": 0}, "max_batch_size must be >= 1, got 0"),
-        ({"batch_wait_ms": -1.0}, "batch_wait_ms must be >= 0, got -1"),
-        ({"batch_wait_ms": float("nan")}, "batch_wait_ms must be >= 0, got nan"),
+        ({"rate_limit": -1.0}, "rate_limit must be >= 0, got -1"),
+        ({"rate_limit": float("nan")}, "rate_limit must be >= 0, got nan"),
+        ({"name": "a/b"}, "name must be 1 to 63 letters"),
+        ({"auth": "none"}, "auth must be one of keys, off"),
         ({"max_body_mb": 0.0}, "max_body_mb must be > 0 and finite, got 0"),
         ({"device": "tpu"}, "device must be one of cpu, cuda, got tpu"),
         ({"bundle": ""}, "bundle must name"),
@@ -169,7 +178,9 @@ def test_endpoint_settings_check_themselves(values: dict[str, Any], complaint: s
     ("values", "complaint"),
     [
         ({"port": 0}, "port must be in 1-65535, got 0"),
-        ({"min_replicas": 0}, "min_replicas must be >= 1, got 0"),
+        ({"min_replicas": -1}, "min_replicas must be >= 0, got -1"),
+        ({"min_replicas": 0, "max_replicas": 0}, "max_replicas must be >= 1"),
+        ({"tls_cert": "c.pem"}, "tls_cert and tls_key must be given together"),
         ({"max_replicas": 2, "min_replicas": 3}, "max_replicas must be >= min_replicas"),
         ({"shutdown_s": 0.0}, "shutdown_s must be > 0"),
         ({"request_timeout_s": 30.0}, "request_timeout_s must be > body_timeout_s"),
@@ -181,8 +192,8 @@ def test_serve_settings_check_themselves(values: dict[str, Any], complaint: str)
 
 
 def test_arguments_of_serve_run_are_texts_and_become_settings() -> None:
-    config = ServeConfig.from_arguments({"bundle": "b", "max_batch_size": "4", "max_replicas": "3", "dashboard": "no"})
-    assert config == ServeConfig(EndpointConfig("b", max_batch_size=4), max_replicas=3, dashboard=False)
+    config = ServeConfig.from_arguments({"bundle": "b", "max_batch_size": "4", "max_replicas": "3", "auth": "off"})
+    assert config == ServeConfig(EndpointConfig("b", max_batch_size=4, auth="off"), max_replicas=3)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +202,7 @@ def test_arguments_of_serve_run_are_texts_and_become_settings() -> None:
         ({}, "bundle"),
         ({"bundle": "b", "replicas": "2"}, "unknown setting replicas"),
         ({"bundle": "b", "max_replicas": "many"}, "max_replicas"),
-        ({"bundle": "b", "max_replicas": "0"}, "max_replicas must be >= min_replicas"),
+        ({"bundle": "b", "max_replicas": "0"}, "max_replicas must be >= 1"),
     ],
 )
 def test_wrong_arguments_are_one_line(arguments: dict[str, str], complaint: str) -> None:
@@ -201,8 +212,9 @@ def test_wrong_arguments_are_one_line(arguments: dict[str, str], complaint: str)
 
 
 def test_settings_survive_the_way_through_user_config() -> None:
-    config = EndpointConfig("b", threads=2, max_body_mb=1.5, cache_dir="/c")
-    assert EndpointConfig.from_user_config(config.as_user_config()) == config
+    candidate = CandidateConfig("c", "p1", share=0.1)
+    config = EndpointConfig("b", threads=2, max_body_mb=1.5, cache_dir="/c", candidate=candidate)
+    assert EndpointConfig.from_user_config(json.loads(json.dumps(config.as_user_config()))) == config
     assert set(config.as_user_config()) == {field.name for field in dataclasses.fields(EndpointConfig)}
 
 
