@@ -11,7 +11,7 @@ from starlette.requests import Request
 from serve.errors import ApiError
 from serve.settings import EndpointConfig
 
-# Parts without a file name are form fields. They mean nothing here, but browsers and clients may send a few.
+# Parts without a file name are form fields. To /predict they mean nothing, but browsers and clients may send a few.
 _MAX_FIELDS = 32
 
 
@@ -23,8 +23,21 @@ class Upload:
     file: str | None = None
 
 
+@dataclass(frozen=True)
+class Form:
+    """A multipart body: its files in order, and its fields by name (of equal names the last)."""
+
+    uploads: list[Upload]
+    fields: dict[str, str]
+
+
 async def read_uploads(request: Request, limits: EndpointConfig) -> list[Upload]:
     """Read the whole body as images, in order. ApiError 400, 408, 413 or 422 says what is wrong with it."""
+    return (await read_form(request, limits)).uploads
+
+
+async def read_form(request: Request, limits: EndpointConfig) -> Form:
+    """`read_uploads`, with the form's other fields; a raw body has none."""
     _refuse_announced_size(request, limits)
     kind, options = parse_options_header(request.headers.get("content-type"))
     try:
@@ -33,7 +46,7 @@ async def read_uploads(request: Request, limits: EndpointConfig) -> list[Upload]
                 return await _read_multipart(request, options.get(b"boundary"), limits)
             if kind.startswith(b"multipart/"):
                 raise ApiError(422, "not_form_data", "send images as multipart/form-data, or one as the raw body")
-            return [await _read_raw(request, limits)]
+            return Form([await _read_raw(request, limits)], {})
     except TimeoutError:
         message = f"the body did not arrive within {limits.body_timeout_s:g} s: send it faster or send fewer images"
         raise ApiError(408, "body_timeout", message) from None
@@ -71,7 +84,7 @@ async def _read_raw(request: Request, limits: EndpointConfig) -> Upload:
     return Upload(body)
 
 
-async def _read_multipart(request: Request, boundary: bytes | None, limits: EndpointConfig) -> list[Upload]:
+async def _read_multipart(request: Request, boundary: bytes | None, limits: EndpointConfig) -> Form:
     if not boundary:
         raise ApiError(400, "bad_multipart", "the Content-Type has no boundary: let your client set that header itself")
     parts = _Parts(limits)
@@ -92,18 +105,20 @@ async def _read_multipart(request: Request, boundary: bytes | None, limits: Endp
     if not parts.uploads:
         message = "the form has no file: give each image part a file name (curl -F image=@photo.jpg does)"
         raise ApiError(422, "no_files", message)
-    return parts.uploads
+    return Form(parts.uploads, parts.fields)
 
 
 class _Parts:
-    """Collects the file parts of a multipart body in memory: the body limit bounds them all together."""
+    """Collects the parts of a multipart body in memory: the body limit bounds them all together."""
 
     def __init__(self, limits: EndpointConfig) -> None:
         self.uploads: list[Upload] = []
+        self.fields: dict[str, str] = {}
         self.complete = False
         self._max_files = limits.max_files
-        self._fields = 0
+        self._others = 0
         self._file: str | None = None
+        self._field: str | None = None
         self._data: list[bytes] = []
         self._header = b""
         self._value = b""
@@ -115,7 +130,7 @@ class _Parts:
         return {**found, "on_headers_finished": self._headers_finished, "on_end": self._end}
 
     def _part_begin(self) -> None:
-        self._file, self._data, self._disposition = None, [], b""
+        self._file, self._field, self._data, self._disposition = None, None, [], b""
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
         self._header += data[start:end]
@@ -132,10 +147,11 @@ class _Parts:
         _, options = parse_options_header(self._disposition.decode("latin-1"))
         name = options.get(b"filename")
         if name is None:
-            self._fields += 1
-            if self._fields > _MAX_FIELDS:
+            self._others += 1
+            if self._others > _MAX_FIELDS:
                 message = f"the form has more than {_MAX_FIELDS} fields that are not files: send the images only"
                 raise ApiError(422, "too_many_fields", message)
+            self._field = options.get(b"name", b"").decode("utf-8", errors="replace")
             return
         if len(self.uploads) >= self._max_files:
             message = f"more than {self._max_files} files: send them in several requests"
@@ -143,13 +159,15 @@ class _Parts:
         self._file = name.decode("utf-8", errors="replace")
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
-        if self._file is not None:
+        if self._file is not None or self._field is not None:
             self._data.append(data[start:end])
 
     def _part_end(self) -> None:
         if self._file is not None:
             self.uploads.append(Upload(b"".join(self._data), self._file))
-            self._data = []
+        elif self._field is not None:
+            self.fields[self._field] = b"".join(self._data).decode("utf-8", errors="replace")
+        self._data = []
 
     def _end(self) -> None:
         self.complete = True
