@@ -19,7 +19,7 @@ pytestmark = pytest.mark.kill
 KILLS = 30
 TIMED = ["seconds", "cpu_seconds", "cost_s", "cost_usd", "images_per_second"]
 KINDS = ("driver", "worker", "raylet")
-TRIALS = 12
+TRIALS = 24
 # Slow enough that a kill meets a trial at work, and pruning on: its decisions have to survive too.
 SETTINGS = ["--image-size", "64", "--epochs", "18", "--patience", "0", "--trials", str(TRIALS)]
 SETTINGS += ["--max-concurrent", "1", "--cpus", "1", "--dense-units", "16", "--learning-rate", "0.002"]
