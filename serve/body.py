@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
+from data.images import Failure
 from serve.errors import ApiError
 from serve.settings import EndpointConfig
 
@@ -21,6 +23,16 @@ class Upload:
 
     blob: bytes
     file: str | None = None
+
+    @property
+    def image(self) -> bytes | Failure:
+        """For the predictor. No image begins with a bracket: whoever sends JSON is told where it goes."""
+        if not self.blob.startswith((b"{", b"[")):
+            return self.blob
+        message = (
+            "this is JSON; here goes an encoded image, arrays and base64 go to /invocations or /v1/models/NAME:predict"
+        )
+        return Failure("not_an_image", message)
 
 
 @dataclass(frozen=True)
@@ -40,13 +52,34 @@ async def read_form(request: Request, limits: EndpointConfig) -> Form:
     """`read_uploads`, with the form's other fields; a raw body has none."""
     _refuse_announced_size(request, limits)
     kind, options = parse_options_header(request.headers.get("content-type"))
+    if kind == b"multipart/form-data":
+        async with _in_time(limits):
+            return await _read_multipart(request, options.get(b"boundary"), limits)
+    if kind.startswith(b"multipart/"):
+        raise ApiError(422, "not_form_data", "send images as multipart/form-data, or one as the raw body")
+    empty = "the body is empty: send an image as the body, or one or more files as multipart/form-data"
+    return Form([Upload(await _read_whole(request, limits, empty))], {})
+
+
+async def read_body(request: Request, limits: EndpointConfig, empty: str) -> bytes:
+    """Read the whole body, whatever it is. ApiError 400 (with the text `empty`), 408, 413, or 415 if it is compressed.
+
+    A compressed body is refused because a few of its bytes can become as many as they like.
+    """
+    _refuse_announced_size(request, limits)
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", ""):
+        raise ApiError(
+            415, "compressed_body", f"Content-Encoding {encoding[:32]!r} is not taken: send the body as it is"
+        )
+    return await _read_whole(request, limits, empty)
+
+
+@asynccontextmanager
+async def _in_time(limits: EndpointConfig) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(limits.body_timeout_s):
-            if kind == b"multipart/form-data":
-                return await _read_multipart(request, options.get(b"boundary"), limits)
-            if kind.startswith(b"multipart/"):
-                raise ApiError(422, "not_form_data", "send images as multipart/form-data, or one as the raw body")
-            return Form([await _read_raw(request, limits)], {})
+            yield
     except TimeoutError:
         message = f"the body did not arrive within {limits.body_timeout_s:g} s: send it faster or send fewer images"
         raise ApiError(408, "body_timeout", message) from None
@@ -76,12 +109,12 @@ async def _limited(request: Request, limits: EndpointConfig) -> AsyncIterator[by
         yield chunk
 
 
-async def _read_raw(request: Request, limits: EndpointConfig) -> Upload:
-    body = b"".join([chunk async for chunk in _limited(request, limits)])
+async def _read_whole(request: Request, limits: EndpointConfig, empty: str) -> bytes:
+    async with _in_time(limits):
+        body = b"".join([chunk async for chunk in _limited(request, limits)])
     if not body:
-        message = "the body is empty: send an image as the body, or one or more files as multipart/form-data"
-        raise ApiError(400, "empty_body", message)
-    return Upload(body)
+        raise ApiError(400, "empty_body", empty)
+    return body
 
 
 async def _read_multipart(request: Request, boundary: bytes | None, limits: EndpointConfig) -> Form:

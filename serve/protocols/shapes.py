@@ -1,0 +1,94 @@
+"""What the protocols' routes share: the form of their errors, and how OpenAPI describes them."""
+
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, Final, TypeAlias
+
+from fastapi import Path
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serve.errors import ApiError
+
+ModelName: TypeAlias = Annotated[str, Path(description="The name of the model that this endpoint serves.")]
+ModelVersion: TypeAlias = Annotated[str, Path(description="Always 1: a new model takes the place of the old one.")]
+
+
+class TextError(BaseModel):
+    """The error of TensorFlow Serving and of the Open Inference Protocol, whose `error` is a text."""
+
+    error: str = Field(description="For people: what is wrong and what to do.")
+    code: str = Field(description="A stable name for programs, such as `bad_array`.")
+
+
+class RuntimeErrorDetail(BaseModel):
+    """What went wrong."""
+
+    code: str = Field(description="A stable name for programs, such as `bad_array`.")
+    message: str = Field(description="For people: what is wrong and what to do.")
+
+
+class RuntimeErrorAnswer(BaseModel):
+    """This endpoint's own error, and its two texts again where AWS clients (boto3) look for them."""
+
+    error: RuntimeErrorDetail
+    code: str = Field(description="As in `error`.")
+    message: str = Field(description="As in `error`.")
+
+
+def error_body(path: str, code: str, message: str) -> dict[str, Any]:
+    """An error in the form that is published for `path`; `{"error": {"code", "message"}}` where the path is our own.
+
+    A client of TensorFlow Serving or of the Open Inference Protocol reads `error` as a text, boto3 reads `code` and
+    `message`: with our own form they would show an empty message, or fail while they read it.
+    """
+    if path == "/v2" or path.startswith(("/v1/", "/v2/")):
+        return {"error": message, "code": code}
+    own: dict[str, Any] = {"error": {"code": code, "message": message}}
+    if path in ("/invocations", "/ping") or path.startswith("/endpoints/"):
+        return {**own, "code": code, "message": message}
+    return own
+
+
+class ProtocolRoute(APIRoute):
+    """A route whose errors have the form that its protocol publishes."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handled(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except ApiError as error:
+                body = error_body(request.scope["path"], error.code, error.message)
+                return JSONResponse(body, error.status, error.headers)
+
+        return handled
+
+
+_PROBLEMS: Final = {
+    400: "The body is empty, or not JSON.",
+    404: "This endpoint serves no model of that name; the error names the one that it serves.",
+    408: "The body did not arrive in time.",
+    413: "The body is larger, or holds more images, than this endpoint takes.",
+    415: "The body is compressed, or of a type that this path does not take.",
+    422: "The request or one of its images is not what the protocol asks for; the error says which and why.",
+    500: "An error of the server, with a request id to report.",
+    503: "No model is ready yet, or too many images wait: try again.",
+}
+
+Responses: TypeAlias = dict[int | str, dict[str, Any]]
+
+
+def problems(model: type[BaseModel], *statuses: int) -> Responses:
+    """The errors of a route, for its OpenAPI description."""
+    found: Responses = {status: {"model": model, "description": _PROBLEMS[status]} for status in statuses}
+    # Without a form: that is for the layer that refuses to say. (It also keeps FastAPI from adding a 422 of its own.)
+    return {**found, "4XX": {"description": "Refused before it was looked at: no key (401), wrong key (403), 429."}}
+
+
+def posted(model: type[BaseModel], *more: int) -> Responses:
+    """The errors of a route that reads a body."""
+    return problems(model, 400, 408, 413, 415, 422, 500, 503, *more)
