@@ -1,15 +1,15 @@
-"""The folder that a trained model is: model.safetensors and bundle.json. It stands alone and holds no code."""
+"""The folder that a trained model is: its weights, a few images with its answers to them, and bundle.json.
+
+It stands alone and holds no code.
+"""
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import safetensors.torch
 import torch
@@ -18,13 +18,14 @@ from torch import Tensor
 from data import cachefolder, store
 from data.errors import UserError
 from models.bundlecheck import check_fields
+from models.bundlefolder import replace_folder
 from models.catalog import Classifier, ModelConfig, build
+from models.engine import EngineName, fastest
 from models.fingerprint import code_fingerprint
 from models.preprocess import Preprocess
 
-FORMAT_VERSION = 1
-ENGINE = "torch"
-WEIGHTS_FILE, INFO_FILE = "model.safetensors", "bundle.json"
+FORMAT_VERSION = 2  # 1: scored by torch, without golden images and confidences
+WEIGHTS_FILE, GOLDEN_FILE, INFO_FILE = "model.safetensors", "golden.safetensors", "bundle.json"
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class BundleInfo:
     id: str
     """First 12 hex digits of a sha256 over the weights and all else that decides an answer; scores do not change it."""
     format_version: int
-    engine: str
+    engine: EngineName
+    """What runs the network: its scores, thresholds and golden answers come from it."""
     architecture: dict[str, Any]
     """The fields of ModelConfig but for `weights`: the weights are in the bundle."""
     classes: tuple[str, ...]
@@ -44,9 +46,13 @@ class BundleInfo:
     metrics: dict[str, Any]
     learning_curve: list[dict[str, Any]]
     fingerprints: dict[str, str]
-    """sha256 of data, split and code, and of the weights file."""
+    """sha256 of data, split and code, and of the files of weights and golden images."""
     created: str
     """UTC, ISO 8601."""
+    golden: list[dict[str, Any]]
+    """For each image in GOLDEN_FILE what it shows and what was answered (`models.golden`); may be empty."""
+    confidences: list[int]
+    """How many validation images have their top probability in each bin of `models.confidences`; may be empty."""
 
     @property
     def model_config(self) -> ModelConfig:
@@ -62,7 +68,7 @@ class BundleInfo:
 
 def bundle_id(info: BundleInfo) -> str:
     """The id that the content of `info` gives."""
-    parts = {
+    parts: dict[str, Any] = {
         "weights": info.fingerprints["weights"],
         "architecture": info.architecture,
         "classes": list(info.classes),
@@ -70,6 +76,8 @@ def bundle_id(info: BundleInfo) -> str:
         "temperature": info.temperature,
         "thresholds": info.thresholds,
     }
+    if info.engine != "torch":  # the only one there was when the first ids were given
+        parts["engine"] = info.engine
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -79,6 +87,7 @@ def write_bundle(
     *,
     classes: Sequence[str],
     preprocess: Preprocess,
+    engine: EngineName | None = None,
     temperature: float = 1.0,
     thresholds: Mapping[str, float | None] | None = None,
     metrics: Mapping[str, Any] | None = None,
@@ -89,7 +98,7 @@ def write_bundle(
 
     A half-written bundle is never seen: locally the folder is renamed into place; on S3, bundle.json goes last and
     names the checksum of the weights. UserError if `folder` holds something else; ValueError for what `read_info` would
-    refuse. `fingerprints`: data and split.
+    refuse. `engine`: the one that it will be scored by, None is a CPU's fastest; `fingerprints`: data and split.
     """
     if len(classes) != model.classes:
         raise ValueError(f"classes must be the model's {model.classes}, got {len(classes)}")
@@ -98,7 +107,7 @@ def write_bundle(
     info = BundleInfo(
         id="",
         format_version=FORMAT_VERSION,
-        engine=ENGINE,
+        engine=engine or fastest(torch.device("cpu")),
         architecture={
             field.name: getattr(model.config, field.name) for field in fields(model.config) if field.name != "weights"
         },
@@ -114,6 +123,8 @@ def write_bundle(
             "weights": hashlib.sha256(blob).hexdigest(),
         },
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        golden=[],
+        confidences=[],
     )
     info = replace(info, id=bundle_id(info))
     check_fields(info.as_dict())
@@ -121,7 +132,7 @@ def write_bundle(
         store.write(store.join(folder, WEIGHTS_FILE), blob)
         store.write(store.join(folder, INFO_FILE), _encode(info))
     else:
-        _write_folder(Path(folder), {WEIGHTS_FILE: blob, INFO_FILE: _encode(info)})
+        replace_folder(Path(folder), {WEIGHTS_FILE: blob, INFO_FILE: _encode(info)}, mark=INFO_FILE)
     return info
 
 
@@ -129,35 +140,33 @@ def _encode(info: BundleInfo) -> bytes:
     return (json.dumps(info.as_dict(), indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
-def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file, not a folder; give another place for the bundle")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / INFO_FILE).is_file():
-        raise UserError(f"{folder}: holds something that is no bundle; give an empty or a new folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    old = fresh.with_name(fresh.name + ".old")
-    try:
-        fresh.chmod(0o755)  # mkdtemp makes it for the owner alone
-        for name, blob in files.items():
-            (fresh / name).write_bytes(blob)
-        if folder.exists():
-            os.rename(folder, old)  # a rename cannot replace a folder that holds files
-        os.rename(fresh, folder)
-    except OSError as error:
-        raise UserError(
-            f"{folder}: cannot write the bundle ({error}); free some space or give another folder"
-        ) from error
-    finally:
-        if old.exists() and not folder.exists():
-            os.rename(old, folder)
-        shutil.rmtree(old, ignore_errors=True)
-        shutil.rmtree(fresh, ignore_errors=True)
+def add_scores(
+    folder: str,
+    *,
+    metrics: Mapping[str, Any],
+    confidences: Sequence[int] = (),
+    golden: Sequence[Mapping[str, Any]] = (),
+    golden_file: bytes = b"",
+) -> BundleInfo:
+    """Put into a bundle what is known only after the predictor has run on it, in place of what it had. Its id stays.
 
-
-def update_metrics(folder: str, metrics: Mapping[str, Any]) -> BundleInfo:
-    """Put scores into a bundle: they are known only after the predictor has run on it. Its id stays."""
-    info = replace(read_info(folder), metrics=dict(metrics))
+    Golden images go first and bundle.json, which names their checksum, last. ValueError for what `read_info` would
+    refuse.
+    """
+    info = read_info(folder)
+    fingerprints = {name: value for name, value in info.fingerprints.items() if name != "golden"}
+    if golden:
+        fingerprints["golden"] = hashlib.sha256(golden_file).hexdigest()
+    info = replace(
+        info,
+        metrics=dict(metrics),
+        confidences=list(confidences),
+        golden=[dict(answer) for answer in golden],
+        fingerprints=fingerprints,
+    )
+    check_fields(info.as_dict())
+    if golden:
+        store.write(store.join(folder, GOLDEN_FILE), golden_file)
     store.write(store.join(folder, INFO_FILE), _encode(info))
     return info
 
@@ -175,6 +184,7 @@ def read_info(folder: str) -> BundleInfo:
     if isinstance(version, int) and version > FORMAT_VERSION:  # a later format's fields are not ours to check
         raise UserError(f"{path}: format {version}, this eagleray reads up to {FORMAT_VERSION}; update eagleray")
     try:
+        values = {"golden": [], "confidences": [], **values} if version == 1 else values
         check_fields(values)
         names = [field.name for field in fields(BundleInfo)]
         info = BundleInfo(**{name: values[name] for name in names})
@@ -183,8 +193,9 @@ def read_info(folder: str) -> BundleInfo:
         computed = bundle_id(info)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: field missing or wrong ({error}); write the bundle again") from error
-    if info.engine != ENGINE:
-        raise UserError(f"{path}: made for the engine {info.engine}, this eagleray has {ENGINE}; update eagleray")
+    if info.engine not in get_args(EngineName):
+        known = " and ".join(get_args(EngineName))
+        raise UserError(f"{path}: made for the engine {info.engine}, this eagleray has {known}; update eagleray")
     if computed != info.id:
         raise UserError(f"{path}: was changed by hand (its id is {info.id}, its content's {computed}); write it again")
     return info
@@ -198,15 +209,7 @@ def read_bundle(folder: str, *, cache_dir: str = "") -> tuple[BundleInfo, Classi
     """
     info = read_info(folder)
     path = store.join(folder, WEIGHTS_FILE)
-    if not store.exists(path):
-        raise UserError(f"{path}: missing; copy the whole bundle folder")
-    blob = store.read(path, cache_dir=cachefolder.resolve(cache_dir))
-    found = hashlib.sha256(blob).hexdigest()
-    if found != info.fingerprints["weights"]:
-        raise UserError(
-            f"{path}: damaged or being replaced (sha256 {found[:12]}…, {INFO_FILE} says "
-            f"{info.fingerprints['weights'][:12]}…); copy the bundle again"
-        )
+    blob = read_checked(folder, WEIGHTS_FILE, info.fingerprints["weights"], cache_dir=cache_dir)
     tensors = _tensors(blob, path)
     outputs = max((name for name in tensors if name.startswith("head.") and name.endswith(".bias")), default="")
     if not outputs or tensors[outputs].numel() != len(info.classes):
@@ -227,6 +230,21 @@ def read_bundle(folder: str, *, cache_dir: str = "") -> tuple[BundleInfo, Classi
         raise UserError(f"{path}: does not fit {info.architecture} ({reason}); write the bundle again") from error
     model = model.to(memory_format=torch.channels_last)
     return info, model.requires_grad_(False).eval()
+
+
+def read_checked(folder: str, name: str, sha256: str, *, cache_dir: str = "") -> bytes:
+    """The file `name` of a bundle; UserError unless it is there and its checksum is `sha256`."""
+    path = store.join(folder, name)
+    if not store.exists(path):
+        raise UserError(f"{path}: missing; copy the whole bundle folder")
+    blob = store.read(path, cache_dir=cachefolder.resolve(cache_dir))
+    found = hashlib.sha256(blob).hexdigest()
+    if found != sha256:
+        raise UserError(
+            f"{path}: damaged or being replaced (sha256 {found[:12]}…, {INFO_FILE} says {sha256[:12]}…); "
+            "copy the bundle again"
+        )
+    return blob
 
 
 def _tensors(blob: bytes, path: str) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from models.catalog import Classifier
+from models.engine import EngineName
 from models.inference import logits_of_rows, softmax
 from models.metrics import log_loss
 from models.training import TrainingData
@@ -35,10 +36,13 @@ class Calibration:
     thresholds: dict[str, float | None]
 
 
-def calibrate(model: Classifier, data: TrainingData, device: str = "cpu") -> Calibration:
-    """Temperature and thresholds of a trained model, from the validation rows of `data`."""
+def calibrate(
+    model: Classifier, data: TrainingData, device: str = "cpu", named: EngineName | None = None
+) -> Calibration:
+    """Temperature and thresholds of a trained model, from the validation rows of `data`, through the engine `named` or
+    the fastest one: the one that will answer, since a threshold must not come between two engines."""
     rows, labels = data.validation.rows, data.validation.labels
-    logits = logits_of_rows(model, data.images, rows, data.preprocess, device)
+    logits = logits_of_rows(model, data.images, rows, data.preprocess, device, named)
     temperature = fit_temperature(logits, labels)
     threshold = confident_threshold(softmax(logits, temperature), labels)
     return Calibration(temperature, {"confident": threshold})

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,6 +22,12 @@ def _per_channel(values: tuple[float, float, float], device: torch.device) -> Te
     """(1, 3, 1, 1), made once: a copy from main memory to a GPU in each batch would make both wait."""
     with torch.inference_mode(False):  # made in whichever mode comes first, used in all
         return torch.tensor(values, device=device).view(1, 3, 1, 1)
+
+
+@functools.lru_cache(maxsize=16)
+def _per_channel_array(values: tuple[float, float, float]) -> np.ndarray[Any, Any]:
+    """The same for numpy."""
+    return np.array(values, np.float32).reshape(1, 3, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,24 @@ class Preprocess:
     def to_batch(self, images: "np.ndarray[Any, Any] | Tensor", device: str | torch.device = "cpu") -> Tensor:
         """uint8 (B, H, W, 3), already resized -> float32 (B, 3, H, W), channels last."""
         return self.normalise_(self.to_unit(images, device))
+
+    def to_array(self, images: "Sequence[np.ndarray[Any, Any]] | np.ndarray[Any, Any]") -> np.ndarray[Any, Any]:
+        """The numbers of `to_batch` bit for bit, in numpy: B of uint8 (H, W, 3) -> float32 (B, 3, H, W), contiguous.
+
+        For a network that torch does not run: torch's threads stay awake for milliseconds after such a conversion, on
+        the cores that the other engine's threads work on (8 ms of CPU, measured, for 0.3 ms of work on four images).
+        """
+        if not len(images) or any(image.dtype != np.uint8 or image.shape[2:] != (3,) for image in images):
+            raise ValueError("images must be one or more of uint8 (H, W, 3), all of one size")
+        batch = np.empty((len(images), 3, *images[0].shape[:2]), np.float32)
+        for place, image in enumerate(images):
+            batch[place] = image.transpose(2, 0, 1)
+        batch *= np.float32(1 / 255)
+        if self.mean != (0.0, 0.0, 0.0):
+            batch -= _per_channel_array(self.mean)
+        if self.std != (1.0, 1.0, 1.0):
+            batch /= _per_channel_array(self.std)
+        return batch
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""

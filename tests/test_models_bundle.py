@@ -1,5 +1,6 @@
 """A bundle stands alone, is never half there, and takes nobody else's place."""
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from data.errors import UserError
-from models.bundle import bundle_id, read_bundle, read_info, update_metrics
+from models.bundle import add_scores, bundle_id, read_bundle, read_info
 from models.catalog import Classifier, ModelConfig, build
 from models.fingerprint import code_fingerprint
 from tests.models_bundles import toy_model, write
@@ -35,7 +36,8 @@ def test_a_bundle_round_trips(model: Classifier, tmp_path: Path) -> None:
     assert not any(parameter.requires_grad for parameter in again.parameters())
     assert sorted(os.listdir(tmp_path / "b")) == ["bundle.json", "model.safetensors"]
     assert set(info.fingerprints) == {"data", "split", "code", "weights"}
-    assert (info.engine, info.format_version, info.classes) == ("torch", 1, CLASSES)
+    assert (info.engine, info.format_version, info.classes) == ("onnxruntime", 2, CLASSES)
+    assert (info.golden, info.confidences) == ([], [])
     assert info.architecture == {"model": "cnn", "base": "frozen", "dense_units": 8, "dropout": 0.2}
     assert os.listdir(tmp_path) == ["b"]
 
@@ -53,7 +55,7 @@ def test_a_bundle_lives_in_a_bucket(model: Classifier, bucket: str, tmp_path: Pa
         info, again = read_bundle(f"{bucket}/runs/b", cache_dir=str(tmp_path))
         assert info == written
         assert same(model, again)
-    update_metrics(f"{bucket}/runs/b", {"accuracy": 0.5})
+    add_scores(f"{bucket}/runs/b", metrics={"accuracy": 0.5})
     assert read_info(f"{bucket}/runs/b").metrics == {"accuracy": 0.5}
 
 
@@ -77,6 +79,7 @@ def test_the_id_follows_what_decides_an_answer(model: Classifier, tmp_path: Path
         {"thresholds": {"confident": None}},
         {"classes": ("a", "b", "c")},
         {"preprocess": padded},
+        {"engine": "torch"},
     ]
     infos = [write(tmp_path / "b", model, **values) for values in variants] + [write(tmp_path / "b", other)]
     assert len({info.id for info in infos}) == len(infos)
@@ -87,8 +90,26 @@ def test_the_id_follows_what_decides_an_answer(model: Classifier, tmp_path: Path
 
 def test_scores_come_later_and_keep_the_id(model: Classifier, tmp_path: Path) -> None:
     written = write(tmp_path / "b", model)
-    updated = update_metrics(str(tmp_path / "b"), {"test": {"accuracy": 0.75}})
-    assert read_info(str(tmp_path / "b")) == updated == replace(written, metrics={"test": {"accuracy": 0.75}})
+    counts = [0] * 15 + [3, 1, 4, 1, 5]
+    updated = add_scores(str(tmp_path / "b"), metrics={"test": {"accuracy": 0.75}}, confidences=counts)
+    expected = replace(written, metrics={"test": {"accuracy": 0.75}}, confidences=counts)
+    assert read_info(str(tmp_path / "b")) == updated == expected
+    with pytest.raises(ValueError, match="confidences must be a list of 20 whole numbers"):
+        add_scores(str(tmp_path / "b"), metrics={}, confidences=[1, 2])
+    assert read_info(str(tmp_path / "b")) == expected
+
+
+def test_a_bundle_of_format_1_is_still_one(model: Classifier, tmp_path: Path) -> None:
+    """Its id was given when torch was the only engine, and there were no golden images."""
+    written = write(tmp_path / "b", model, engine="torch")
+    values = json.loads((tmp_path / "b" / "bundle.json").read_text())
+    old = {name: value for name, value in values.items() if name not in ("golden", "confidences")}
+    (tmp_path / "b" / "bundle.json").write_text(json.dumps({**old, "format_version": 1}))
+    info, again = read_bundle(str(tmp_path / "b"))
+    assert info == replace(written, format_version=1)
+    assert same(model, again)
+    added = add_scores(str(tmp_path / "b"), metrics={"a": 1})
+    assert read_info(str(tmp_path / "b")) == added == replace(info, metrics={"a": 1})
 
 
 def test_a_bundle_is_replaced_whole(model: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from models.bundle import BundleInfo, bundle_id, read_bundle, read_info
 from models.catalog import Classifier, ModelConfig, build
 from models.preprocess import Preprocess
 from tests.models_bundles import toy_model, write
-from tests.models_toys import toy_data
+from tests.models_toys import CLASSES, toy_data
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +90,13 @@ def one_tensor(kind: str, shape: list[int], size: int) -> bytes:
     return struct.pack("<Q", len(header)) + header + bytes(size)
 
 
+def regild(answer: Any) -> Callable[[Path], None]:
+    """One golden answer of any kind, under a checksum."""
+    return rewrite(golden=[answer], fingerprints={"weights": "0" * 64, "golden": "0" * 64})
+
+
+EQUAL = dict.fromkeys(CLASSES, 1 / 3)
+ANSWER: dict[str, Any] = {"label": "auk", "predicted": "auk", "probabilities": EQUAL}
 PIXELS = toy_data().preprocess.as_dict()
 
 
@@ -115,6 +122,21 @@ PIXELS = toy_data().preprocess.as_dict()
         (rewrite(metrics=[]), "metrics must be an object"),
         (rewrite(learning_curve=[1]), "learning_curve must hold objects"),
         (rewrite(fingerprints={"weights": 1}), "fingerprints must be texts"),
+        (rewrite(confidences={}), "confidences must be a list of 20 whole numbers"),
+        (rewrite(confidences=[1] * 19), "confidences must be a list of 20 whole numbers"),
+        (rewrite(confidences=[1] * 19 + [-1]), "confidences must be a list of 20 whole numbers"),
+        (rewrite(confidences=[1] * 19 + [True]), "confidences must be a list of 20 whole numbers"),
+        (rewrite(golden={}), "golden must be a list"),
+        (rewrite(golden=[1]), "golden and fingerprints.golden must be given both or neither"),
+        (rewrite(fingerprints={"weights": "0", "golden": "0"}), "both or neither"),
+        (regild(1), "golden must hold objects of label, predicted and probabilities, got 1"),
+        (regild({"label": "auk", "predicted": "auk"}), "golden must hold objects"),
+        (regild({**ANSWER, "label": "eel"}), "golden must name classes, got 'eel' and 'auk'"),
+        (regild({**ANSWER, "predicted": ["auk"]}), "golden must name classes"),
+        (regild({**ANSWER, "probabilities": [1, 0, 0]}), "golden must give a probability for each class"),
+        (regild({**ANSWER, "probabilities": {"auk": 1}}), "golden must give a probability for each class"),
+        (regild({**ANSWER, "probabilities": {**EQUAL, "auk": 1.5}}), "golden must give probabilities from 0 to 1"),
+        (regild({**ANSWER, "probabilities": {**EQUAL, "auk": float("nan")}}), "golden must give probabilities"),
         (rewrite(format_version=0), "format_version must be a whole number >= 1, got 0"),
         (rewrite(format_version="1"), "format_version must be a whole number >= 1, got '1'"),
         (rewrite(architecture={"model": "cnn", "dense_units": 8.0}), "dense_units must be a whole number"),
@@ -141,8 +163,11 @@ def test_a_right_id_and_checksum_excuse_nothing(
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (edit(format_version=2), "format 2, this eagleray reads up to 1; update eagleray"),
-        (edit(engine="onnx"), "made for the engine onnx.*update eagleray"),
+        (edit(format_version=3), "format 3, this eagleray reads up to 2; update eagleray"),
+        (edit(engine="onnx"), "made for the engine onnx, this eagleray has torch and onnxruntime; update eagleray"),
+        (edit(engine="torch"), "was changed by hand.*write it again"),
+        (edit(confidences="gone"), "field missing or wrong.*confidences"),
+        (edit(golden="gone"), "field missing or wrong.*golden"),
         (edit(temperature=2.0), "was changed by hand.*write it again"),
         (edit(classes="gone"), "field missing or wrong.*classes"),
         (edit(architecture={"model": "vgg"}), "field missing or wrong.*model must be one of"),

@@ -1,18 +1,26 @@
 """The engines behind a frozen network: equal to torch within the stated tolerance, and silent."""
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
 
+from data.images import Resize
 from models import engine
+from models.bundle import write_bundle
 from models.catalog import ARCHITECTURES, ModelConfig, Standardise, build, build_base
+from models.inference import BATCH, _in_full_precision, engine_on, images_at_once
 from models.onnxgraph import to_onnx
-from tests.models_toys import settle
+from models.predictor import Prediction, Predictor
+from models.preprocess import Preprocess
+from tests.models_toys import CLASSES, settle, toy_images
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-4  # of the largest output: what `models.engine` promises
@@ -65,6 +73,73 @@ def test_an_image_alone_gets_what_it_gets_in_a_batch() -> None:
     network = build_base(ModelConfig("resnet18", weights="none", base="finetune"))
     forward, images = engine.load("onnxruntime", network, CPU), torch.randn(6, 3, 64, 64)
     assert apart(torch.cat([forward(image[None]) for image in images]), forward(images)) < 1e-5
+
+
+@pytest.mark.parametrize(("name", "variance"), [("cnn", 1.0), ("resnet18", 1.0), ("mobilenet_v2", 0.2)])
+def test_predictors_of_both_engines_give_the_same_answers(name: str, variance: float, tmp_path: Path) -> None:
+    """Labels, and probabilities within what is promised between engines, of a network that is sure of some of them."""
+    torch.manual_seed(0)
+    config = ModelConfig() if name == "cnn" else ModelConfig(name, weights="none", base="finetune")  # type: ignore[arg-type]
+    network = build(config, classes=3, image_size=40)
+    settle(network, variance)
+    preprocess = Preprocess.for_model(name, Resize(40))
+    images = list(toy_images(12, size=48)[0])
+    answers: dict[str, list[Prediction]] = {}
+    for each in get_args(engine.EngineName):
+        folder = str(tmp_path / each)
+        write_bundle(folder, network, classes=CLASSES, preprocess=preprocess, engine=each, temperature=0.05)
+        predictor = Predictor.load(folder)
+        assert predictor.engine == each
+        answers[each] = [answer for answer in predictor.predict(images) if isinstance(answer, Prediction)]
+    assert len(answers["torch"]) == 12
+    spread = np.ptp([answer.probabilities for answer in answers["torch"]], axis=0).max()
+    assert spread > 0.01
+    for mine, other in zip(answers["onnxruntime"], answers["torch"], strict=True):
+        assert mine.label == other.label
+        np.testing.assert_allclose(mine.probabilities, other.probabilities, rtol=0, atol=TOLERANCE)
+
+
+def test_the_threads_of_a_predictor_are_its_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    session = onnxruntime.InferenceSession
+
+    def spy(model: bytes, options: onnxruntime.SessionOptions, **values: Any) -> onnxruntime.InferenceSession:
+        given.append(options.intra_op_num_threads)
+        return session(model, options, **values)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
+    torch.manual_seed(0)
+    network = build(ModelConfig(dense_units=8), classes=3, image_size=32)
+    write_bundle(str(tmp_path / "b"), network, classes=CLASSES, preprocess=Preprocess(Resize(32)))
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, None):
+            Predictor.load(str(tmp_path / "b"), threads=threads)
+    finally:
+        torch.set_num_threads(before)
+    assert given == [1, 2, 2]
+
+
+def test_a_bundle_of_one_engine_on_another_device() -> None:
+    """On a GPU both go through torch; on a CPU each keeps the engine that it was scored by."""
+    assert [engine_on(name, CPU) for name in ("onnxruntime", "torch")] == ["onnxruntime", "torch"]
+    assert [engine_on(name, torch.device("cuda:0")) for name in ("onnxruntime", "torch")] == ["torch", "torch"]
+
+
+def test_a_gpu_computes_in_full_precision_for_a_prediction_and_only_then() -> None:
+    """The switch is there without a GPU too."""
+    before = torch.backends.cudnn.allow_tf32
+    with _in_full_precision(CPU):
+        assert torch.backends.cudnn.allow_tf32 == before
+    with contextlib.suppress(KeyError), _in_full_precision(torch.device("cuda")):
+        assert not torch.backends.cudnn.allow_tf32
+        raise KeyError
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
+def test_larger_images_go_in_smaller_batches() -> None:
+    assert [images_at_once("onnxruntime", side) for side in (8, 64, 128, 224, 512, 4096)] == [BATCH, 32, 12, 4, 1, 1]
+    assert [images_at_once("torch", side) for side in (8, 224, 448)] == [BATCH, 32, 8]
 
 
 def test_a_layer_without_an_onnx_form_is_named() -> None:

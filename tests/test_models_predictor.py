@@ -1,6 +1,7 @@
 """The only way from a picture to an answer: in order, failures as values, alone as in a batch."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +12,40 @@ import torch
 from data.errors import UserError
 from data.images import Failure, Resize, encode_png, resize
 from models.bundle import write_bundle
-from models.catalog import ModelConfig
+from models.catalog import Classifier, ModelConfig
 from models.inference import logits_of_rows, softmax
-from models.predictor import Prediction, Predictor
-from models.training import TrainConfig, TrainingRun
+from models.predictor import Image, Prediction, Predictor
+from models.training import TrainConfig, TrainingData, TrainingRun
 from tests.images_zoo import zoo
-from tests.models_toys import CLASSES, toy_data, toy_images
+from tests.models_toys import CLASSES, finish, toy_data, toy_images
 
 
 @pytest.fixture(scope="module")
-def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+def trained() -> tuple[Classifier, TrainingData]:
     """A network with BatchNorm, in which a batch could leak from one image to the next."""
     data = toy_data("resnet18", train=32, validation=32)
     run = TrainingRun(ModelConfig("resnet18", weights="none", base="finetune"), TrainConfig(epochs=3), data)
-    while not run.finished:
-        run.run_epoch()
+    return finish(run).best_model(), data
+
+
+@pytest.fixture(scope="module", params=["onnxruntime", "torch"])
+def predictor(
+    request: pytest.FixtureRequest, trained: tuple[Classifier, TrainingData], tmp_path_factory: pytest.TempPathFactory
+) -> Predictor:
+    model, data = trained
     folder = str(tmp_path_factory.mktemp("run") / "bundle")
     write_bundle(
         folder,
-        run.best_model(),
+        model,
         classes=CLASSES,
         preprocess=data.preprocess,
+        engine=request.param,
         temperature=2.0,
         thresholds={"confident": 0.5},
     )
-    return Predictor.load(folder, threads=1)
+    predictor = Predictor.load(folder, threads=1)
+    assert predictor.engine == predictor.info.engine == request.param
+    return predictor
 
 
 def images_of_many_sizes(n: int = 40) -> list[np.ndarray[Any, Any]]:
@@ -61,6 +71,8 @@ def test_alone_and_in_a_batch_an_image_gets_the_same_answer(predictor: Predictor
         assert isinstance(answer, Prediction)
         assert close(answer, predictor.predict_bytes([blob])[0])
         assert close(answer, predictor.predict_arrays([image])[0])
+    both: list[Image] = [images[place] if place % 3 else blobs[place] for place in range(40)]
+    assert all(map(close, together, predictor.predict(both)))
     assert len({answer.label for answer in together if isinstance(answer, Prediction)}) > 1
 
 
@@ -112,14 +124,18 @@ def test_nothing_and_only_failures_are_answered(predictor: Predictor) -> None:
     assert all(isinstance(answer, Failure) for answer in predictor.predict_bytes([b""] * 40))
 
 
-def test_the_temperature_is_applied_and_rows_agree_with_training(predictor: Predictor) -> None:
-    images, _ = toy_images(8)
-    logits = logits_of_rows(predictor._model, images, np.arange(8), predictor.info.preprocess)
-    expected = softmax(logits, 2.0)
-    for row, answer in zip(expected, predictor.predict_arrays(list(images)), strict=True):
+def test_the_temperature_is_applied_and_rows_agree_with_training(
+    predictor: Predictor, trained: tuple[Classifier, TrainingData]
+) -> None:
+    (model, data), (images, _) = trained, toy_images(8)
+    with torch.inference_mode():
+        plain = softmax(model(data.preprocess.to_batch(images)).double().numpy(), 2.0)
+    rows = softmax(logits_of_rows(model, images, np.arange(8), data.preprocess, named=predictor.engine), 2.0)
+    for one, other, answer in zip(plain, rows, predictor.predict_arrays(list(images)), strict=True):
         assert isinstance(answer, Prediction)
-        np.testing.assert_allclose(answer.probabilities, row, atol=1e-5)
-    assert logits_of_rows(predictor._model, images, np.zeros(0, int), predictor.info.preprocess).shape == (0, 3)
+        np.testing.assert_allclose(answer.probabilities, one, atol=1e-5)
+        np.testing.assert_allclose(answer.probabilities, other, atol=1e-5)
+    assert logits_of_rows(model, images, np.zeros(0, int), data.preprocess).shape == (0, 3)
 
 
 def test_a_network_that_gives_no_number_is_a_failure(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,11 +145,32 @@ def test_a_network_that_gives_no_number_is_a_failure(predictor: Predictor, monke
         logits[2] = float("inf")
         return logits
 
-    monkeypatch.setattr(predictor, "_model", broken)
+    monkeypatch.setattr(predictor._network, "_forward", broken)
     answers = predictor.predict_arrays(images_of_many_sizes(4))
     assert [isinstance(answer, Failure) for answer in answers] == [True, False, True, False]
     assert isinstance(answers[0], Failure)
     assert answers[0].code == "not_a_number"
+
+
+def test_pixels_of_the_networks_size_are_taken_as_they_lie(predictor: Predictor) -> None:
+    """They are not resized; how they lie in memory, and whether they may be written to, does not matter."""
+    images, _ = toy_images(6)
+    expected = predictor.predict_bytes([encode_png(image) for image in images])
+    kept = images.copy()
+    images.setflags(write=False)
+    for view in (images, np.asfortranarray(kept), kept[:, ::-1].copy()[:, ::-1]):
+        assert all(map(close, predictor.predict_arrays(list(view)), expected))
+    assert np.array_equal(images, kept)
+    bytes_like: Any = memoryview(encode_png(kept[0]))
+    assert close(predictor.predict([bytes_like])[0], expected[0])
+
+
+def test_threads_may_ask_at_the_same_time(predictor: Predictor) -> None:
+    images = images_of_many_sizes(24)
+    expected = predictor.predict_arrays(images)
+    with ThreadPoolExecutor(4) as pool:
+        parts = list(pool.map(lambda start: predictor.predict(images[start : start + 3]), range(0, 24, 3)))
+    assert all(map(close, [answer for part in parts for answer in part], expected))
 
 
 def test_without_a_threshold_nobody_is_called_confident(tmp_path: Path) -> None:

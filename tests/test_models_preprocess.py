@@ -35,6 +35,19 @@ def test_a_batch_is_channels_last_and_leaves_the_pixels_alone() -> None:
     assert np.array_equal(images, kept)
 
 
+def test_the_numbers_are_the_same_in_numpy() -> None:
+    images, _ = toy_images(5)
+    for what in (STORY, IMAGENET):
+        expected = what.to_batch(images).numpy()
+        for given in (images, list(images), list(np.asfortranarray(images))):
+            found = what.to_array(given)
+            assert (found.dtype, found.flags.c_contiguous) == (np.float32, True)
+            assert np.array_equal(found, expected)
+    for wrong in ([], list(images.astype(np.float32)), list(images[..., :2]), list(images[0])):
+        with pytest.raises(ValueError, match=r"images must be one or more of uint8 \(H, W, 3\)"):
+            STORY.to_array(wrong)
+
+
 @pytest.mark.parametrize("images", [np.zeros((2, 8, 8, 3)), np.zeros((8, 8, 3), np.uint8), torch.zeros(2, 3, 8, 8)])
 def test_what_is_no_batch_of_bytes_is_refused(images: Any) -> None:
     with pytest.raises(ValueError, match=r"images must be uint8 \(B, H, W, 3\), got"):
