@@ -110,11 +110,13 @@ async def _limited(request: Request, limits: EndpointConfig) -> AsyncIterator[by
 
 
 async def _read_whole(request: Request, limits: EndpointConfig, empty: str) -> bytes:
+    body = bytearray()  # and no list of chunks: a hostile client may send them of two bytes each
     async with _in_time(limits):
-        body = b"".join([chunk async for chunk in _limited(request, limits)])
+        async for chunk in _limited(request, limits):
+            body += chunk
     if not body:
         raise ApiError(400, "empty_body", empty)
-    return body
+    return bytes(body)
 
 
 async def _read_multipart(request: Request, boundary: bytes | None, limits: EndpointConfig) -> Form:

@@ -1,6 +1,7 @@
 """How bodies that are not forms are read: limits while they arrive, and large JSON away from the event loop."""
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -87,6 +88,20 @@ def test_large_bodies_are_decoded_one_at_a_time() -> None:
         return await asyncio.gather(*(read_decoded(one, LIMITS, decode, "empty") for one in requests))
 
     assert asyncio.run(run()) == [True] * 8
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_the_garbage_collector_rests_while_a_large_body_is_decoded(collecting: bool) -> None:
+    async def run(size: int) -> bool:
+        return await read_decoded(request_of(bytes(size)), LIMITS, lambda _: gc.isenabled(), "empty")
+
+    try:
+        if not collecting:
+            gc.disable()
+        assert not asyncio.run(run(70_000))
+        assert gc.isenabled() is collecting
+    finally:
+        gc.enable()
 
 
 def test_an_error_in_the_thread_reaches_the_request() -> None:

@@ -11,9 +11,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serve.errors import ApiError
+from serve.protocols.errorforms import error_body
 
-ModelName: TypeAlias = Annotated[str, Path(description="The name of the model that this endpoint serves.")]
-ModelVersion: TypeAlias = Annotated[str, Path(description="Always 1: a new model takes the place of the old one.")]
+ModelName: TypeAlias = Annotated[
+    str, Path(description="The name of the model that this endpoint serves.", examples=["eagleray"])
+]
+ModelVersion: TypeAlias = Annotated[
+    str, Path(description="Always 1: a new model takes the place of the old one.", examples=["1"])
+]
 
 
 class TextError(BaseModel):
@@ -36,20 +41,6 @@ class RuntimeErrorAnswer(BaseModel):
     error: RuntimeErrorDetail
     code: str = Field(description="As in `error`.")
     message: str = Field(description="As in `error`.")
-
-
-def error_body(path: str, code: str, message: str) -> dict[str, Any]:
-    """An error in the form that is published for `path`; `{"error": {"code", "message"}}` where the path is our own.
-
-    A client of TensorFlow Serving or of the Open Inference Protocol reads `error` as a text, boto3 reads `code` and
-    `message`: with our own form they would show an empty message, or fail while they read it.
-    """
-    if path == "/v2" or path.startswith(("/v1/", "/v2/")):
-        return {"error": message, "code": code}
-    own: dict[str, Any] = {"error": {"code": code, "message": message}}
-    if path in ("/invocations", "/ping") or path.startswith("/endpoints/"):
-        return {**own, "code": code, "message": message}
-    return own
 
 
 class ProtocolRoute(APIRoute):
