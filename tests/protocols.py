@@ -1,6 +1,8 @@
 """What the tests of serve/protocols/ share: a model that remembers what it was shown, and its HTTP."""
 
 import contextlib
+import json
+import struct
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +20,9 @@ from serve.endpoint import Answer, Endpoint, Image, Model, load_predictor
 from serve.errors import install_error_handlers
 from serve.protocols import openinference, sagemaker, tfserving
 from serve.settings import EndpointConfig
-from tests.serving import plain_endpoint
+from tests.serving import Client, plain_endpoint
+
+INFER = "/v2/models/eagleray/infer"
 
 
 class Recorder:
@@ -98,3 +102,21 @@ def problem(response: httpx.Response) -> tuple[int, str]:
     assert isinstance(body["error"], str)
     assert len(body["error"]) > 10
     return response.status_code, body["code"]
+
+
+def tensor(datatype: str, shape: list[int], data: Any = None, **parameters: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": "input_0", "datatype": datatype, "shape": shape}
+    if data is not None:
+        found["data"] = data
+    return {**found, "parameters": parameters} if parameters else found
+
+
+def binary(client: Client, request: dict[str, Any], raw: bytes, **headers: str) -> httpx.Response:
+    """A request of Triton's binary extension."""
+    head = json.dumps(request).encode()
+    headers = {"inference-header-content-length": str(len(head)), "content-type": "application/octet-stream"} | headers
+    return client.post(INFER, content=head + raw, headers=headers)
+
+
+def elements(*blobs: bytes) -> bytes:
+    return b"".join(struct.pack("<I", len(blob)) + blob for blob in blobs)

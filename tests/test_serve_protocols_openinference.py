@@ -1,9 +1,7 @@
-"""The Open Inference Protocol v2 as published, and Triton's own client where it is installed."""
+"""The Open Inference Protocol v2 as published, with Triton's binary extension."""
 
 import base64
 import json
-import struct
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -11,10 +9,20 @@ import numpy as np
 import pytest
 
 from serve.endpoint import Endpoint
-from tests.protocols import Recorder, app_around, close, floats, on_loopback, pixels, problem, protocol_app
+from tests.protocols import (
+    INFER,
+    Recorder,
+    app_around,
+    binary,
+    close,
+    elements,
+    floats,
+    pixels,
+    problem,
+    protocol_app,
+    tensor,
+)
 from tests.serving import CLASSES, Client, picture
-
-INFER = "/v2/models/eagleray/infer"
 
 
 @pytest.fixture(scope="module")
@@ -32,24 +40,6 @@ def recorder(served: tuple[Recorder, Client]) -> Recorder:
 @pytest.fixture
 def client(served: tuple[Recorder, Client]) -> Client:
     return served[1]
-
-
-def tensor(datatype: str, shape: list[int], data: Any = None, **parameters: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {"name": "input_0", "datatype": datatype, "shape": shape}
-    if data is not None:
-        found["data"] = data
-    return {**found, "parameters": parameters} if parameters else found
-
-
-def binary(client: Client, request: dict[str, Any], raw: bytes, **headers: str) -> httpx.Response:
-    """A request of Triton's binary extension."""
-    head = json.dumps(request).encode()
-    headers = {"inference-header-content-length": str(len(head)), "content-type": "application/octet-stream"} | headers
-    return client.post(INFER, content=head + raw, headers=headers)
-
-
-def elements(*blobs: bytes) -> bytes:
-    return b"".join(struct.pack("<I", len(blob)) + blob for blob in blobs)
 
 
 def outputs_of(response: httpx.Response) -> dict[str, Any]:
@@ -190,108 +180,6 @@ def test_binary_outputs_follow_the_json(
     assert rest == b""
 
 
-IMAGE = tensor("UINT8", [8, 8, 3], [3] * 192)
-
-
-@pytest.mark.parametrize(
-    ("request_body", "status", "code"),
-    [
-        ([], 422, "not_an_object"),
-        ({}, 422, "bad_tensor"),
-        ({"inputs": []}, 422, "bad_tensor"),
-        ({"inputs": [3]}, 422, "bad_tensor"),
-        ({"inputs": [IMAGE, IMAGE]}, 422, "bad_tensor"),
-        ({"inputs": [IMAGE], "id": 7}, 422, "bad_tensor"),
-        ({"inputs": [IMAGE], "id": "7" * 1025}, 422, "bad_tensor"),
-        ({"inputs": [IMAGE], "parameters": []}, 422, "bad_tensor"),
-        ({"inputs": [IMAGE], "outputs": {}}, 422, "bad_tensor"),
-        ({"inputs": [IMAGE], "outputs": {"name": "label"}}, 422, "bad_tensor"),
-        ({"inputs": [IMAGE], "outputs": ["label"]}, 422, "bad_tensor"),
-        ({"inputs": [IMAGE], "outputs": [{"name": "logits"}]}, 422, "bad_tensor"),
-        ({"inputs": [IMAGE], "outputs": [{"name": ["label"]}]}, 422, "bad_tensor"),
-        ({"inputs": [IMAGE], "outputs": [{"name": "label"}] * 2}, 422, "bad_tensor"),
-        ({"inputs": [IMAGE], "outputs": [{"name": "label"}] * 3}, 422, "bad_tensor"),
-        ({"inputs": [IMAGE], "outputs": [{"name": "label", "parameters": {"classification": 3}}]}, 422, "bad_tensor"),
-        ({"inputs": [{**IMAGE, "datatype": "FP16"}]}, 422, "bad_tensor"),
-        ({"inputs": [{**IMAGE, "datatype": ["FP32"]}]}, 422, "bad_tensor"),
-        ({"inputs": [{**IMAGE, "shape": 3}]}, 422, "bad_tensor"),
-        ({"inputs": [{**IMAGE, "shape": [8, 8, "3"]}]}, 422, "bad_tensor"),
-        ({"inputs": [{**IMAGE, "shape": [8, 8, True]}]}, 422, "bad_tensor"),
-        ({"inputs": [{**IMAGE, "shape": [8, -8, 3]}]}, 422, "bad_tensor"),
-        ({"inputs": [{**IMAGE, "shape": [10**40, 8, 3]}]}, 422, "bad_tensor"),
-        ({"inputs": [{**IMAGE, "shape": [192]}]}, 422, "bad_array"),
-        ({"inputs": [{**IMAGE, "shape": [3, 8, 8]}]}, 422, "bad_array"),
-        ({"inputs": [{**IMAGE, "shape": [1, 16, 8, 3]}]}, 422, "bad_array"),
-        ({"inputs": [{**IMAGE, "shape": [2**30, 2**30, 3]}]}, 422, "too_many_pixels"),
-        ({"inputs": [{**IMAGE, "shape": [4, 4, 3]}]}, 422, "too_small"),
-        ({"inputs": [{**IMAGE, "shape": [0, 8, 8, 3]}]}, 422, "no_images"),
-        ({"inputs": [{**IMAGE, "shape": [5, 8, 8, 3]}]}, 413, "too_many_images"),
-        ({"inputs": [{**IMAGE, "data": {}}]}, 422, "bad_tensor"),
-        ({"inputs": [{**IMAGE, "data": [3] * 191}]}, 422, "bad_array"),
-        ({"inputs": [{**IMAGE, "data": [[3] * 96] * 2}]}, 422, "bad_array"),
-        ({"inputs": [{**IMAGE, "data": [3.0] * 192}]}, 422, "bad_array"),
-        ({"inputs": [{**IMAGE, "data": [300] * 192}]}, 422, "bad_array"),
-        ({"inputs": [{**IMAGE, "data": [1] * 192}]}, 422, "bad_array"),
-        ({"inputs": [{**IMAGE, "datatype": "FP32"}]}, 422, "bad_array"),
-        ({"inputs": [{**IMAGE, "parameters": {"shared_memory_region": "a"}}]}, 422, "bad_tensor"),
-        ({"inputs": [{**IMAGE, "parameters": {"binary_data_size": 192}}]}, 422, "bad_tensor"),
-        ({"inputs": [tensor("BYTES", [1], ["aGk="])]}, 422, "not_an_image"),
-        ({"inputs": [tensor("BYTES", [1], [7])]}, 422, "bad_base64"),
-        ({"inputs": [tensor("BYTES", [1, 2], ["aGk=", "aGk="])]}, 422, "bad_tensor"),
-        ({"inputs": [tensor("BYTES", [0], [])]}, 422, "no_images"),
-    ],
-)
-def test_what_is_wrong_is_a_text(client: Client, request_body: Any, status: int, code: str) -> None:
-    assert problem(client.post(INFER, json=request_body)) == (status, code)
-
-
-@pytest.mark.parametrize(
-    ("said", "raw", "headers", "status", "code"),
-    [
-        (192, bytes(191), {}, 422, "bad_tensor"),
-        (192.0, b"\x07" * 192, {}, 422, "bad_tensor"),
-        (True, b"\x07", {}, 422, "bad_tensor"),
-        (100, b"\x07" * 100, {}, 422, "bad_tensor"),
-        (None, b"\x07" * 192, {}, 422, "bad_tensor"),
-        (192, bytes(192), {}, 422, "bad_array"),
-        (192, b"\x07" * 192, {"inference-header-content-length": "99999"}, 400, "bad_header"),
-        (192, b"\x07" * 192, {"inference-header-content-length": "-1"}, 400, "bad_header"),
-        (192, b"\x07" * 192, {"inference-header-content-length": "9" * 400}, 400, "bad_header"),
-        (192, b"\x07" * 192, {"inference-header-content-length": "0"}, 400, "bad_json"),
-        (192, b"\x07" * 192, {"content-encoding": "deflate"}, 415, "compressed_body"),
-    ],
-)
-def test_binary_tensors_that_lie(
-    client: Client, said: Any, raw: bytes, headers: dict[str, str], status: int, code: str
-) -> None:
-    parameters = {} if said is None else {"binary_data_size": said}
-    request = {"inputs": [tensor("UINT8", [8, 8, 3], **parameters)]}
-    assert problem(binary(client, request, raw, **headers)) == (status, code)
-
-
-@pytest.mark.parametrize(
-    "raw",
-    [
-        b"\x01",
-        elements(b"a"),
-        elements(b"a", b"b", b"c"),
-        elements(b"a") + b"\xff\xff\xff\xffb",
-        elements(b"a", b"b")[:-1],
-    ],
-)
-def test_binary_elements_that_lie(client: Client, raw: bytes) -> None:
-    request = {"inputs": [tensor("BYTES", [2], binary_data_size=len(raw))]}
-    assert problem(binary(client, request, raw)) == (422, "bad_tensor")
-
-
-def test_floats_that_are_not_numbers_are_refused_in_binary_too(client: Client) -> None:
-    for value in (np.nan, np.inf, -np.inf, 7.0):
-        image = np.full((8, 8, 3), 0.5, "<f4")
-        image[2, 2, 2] = value
-        request = {"inputs": [tensor("FP32", [1, 8, 8, 3], binary_data_size=image.nbytes)]}
-        assert problem(binary(client, request, image.tobytes())) == (422, "bad_array")
-
-
 def test_floats_reach_the_model_as_the_pixels_they_were(client: Client, recorder: Recorder) -> None:
     image = floats(pixels(9)).astype("<f4")
     binary(client, {"inputs": [tensor("FP32", [32, 32, 3], binary_data_size=image.nbytes)]}, image.tobytes())
@@ -322,64 +210,3 @@ def test_openapi_describes_what_is_taken_and_answered(client: Client) -> None:
     assert set(operation["responses"]["200"]["content"]) == {"application/json", "application/octet-stream"}
     example = operation["requestBody"]["content"]["application/json"]["example"]
     assert set(outputs_of(client.post(INFER, json=example))) == {"probabilities", "label"}
-
-
-@pytest.fixture(scope="module")
-def triton(tiny_bundle: str) -> Iterator[Any]:
-    """Triton's client, aimed at ours."""
-    http = pytest.importorskip("tritonclient.http")
-    _, app = protocol_app(tiny_bundle, max_files=4)
-    with on_loopback(app) as url:
-        client = http.InferenceServerClient(url.removeprefix("http://"))
-        yield client
-        client.close()
-
-
-def triton_input(datatype: str, array: Any, *, binary_data: bool = True) -> Any:
-    http = pytest.importorskip("tritonclient.http")
-    return http.InferInput("image", list(array.shape), datatype).set_data_from_numpy(array, binary_data=binary_data)
-
-
-def test_triton_asks_about_the_model(triton: Any) -> None:
-    assert triton.is_server_live()
-    assert triton.is_server_ready()
-    assert triton.is_model_ready("eagleray")
-    assert triton.is_model_ready("eagleray", "1")
-    assert not triton.is_model_ready("other")
-    assert triton.get_server_metadata()["name"] == "eagleray"
-    assert triton.get_model_metadata("eagleray")["outputs"][0]["shape"] == [-1, 3]
-
-
-@pytest.mark.parametrize("binary_data", [True, False])
-@pytest.mark.parametrize("datatype", ["UINT8", "FP32", "BYTES"])
-def test_triton_infers(triton: Any, recorder: Recorder, datatype: str, binary_data: bool) -> None:
-    array: Any = np.stack([pixels(1), pixels(2)])
-    images: list[Any] = [pixels(1), pixels(2)]
-    if datatype == "FP32":
-        array = (array / 255).astype(np.float32)
-    if datatype == "BYTES":
-        images = [picture(1), picture(2)]
-        array = np.array([one if binary_data else base64.b64encode(one) for one in images], dtype=object)
-    found = triton.infer("eagleray", [triton_input(datatype, array, binary_data=binary_data)], request_id="7")
-    rows = recorder.rows(images)
-    assert found.get_response()["id"] == "7"
-    assert close(found.as_numpy("probabilities"), rows)
-    assert found.as_numpy("label").tolist() == [CLASSES[int(np.argmax(row))].encode() for row in rows]
-
-
-def test_triton_asks_for_one_output_in_json(triton: Any) -> None:
-    http = pytest.importorskip("tritonclient.http")
-    wanted = [http.InferRequestedOutput("label", binary_data=False)]
-    found = triton.infer("eagleray", [triton_input("UINT8", pixels(1))], outputs=wanted)
-    assert found.as_numpy("label").shape == (1,)
-    assert found.as_numpy("probabilities") is None
-
-
-def test_triton_shows_what_is_wrong(triton: Any) -> None:
-    problem_of = pytest.importorskip("tritonclient.utils").InferenceServerException
-    with pytest.raises(problem_of, match="divide by 255"):
-        triton.infer("eagleray", [triton_input("FP32", pixels(1).astype(np.float32))])
-    with pytest.raises(problem_of, match="this endpoint serves 'eagleray'"):
-        triton.infer("other", [triton_input("UINT8", pixels(1))])
-    with pytest.raises(problem_of, match="Content-Encoding"):
-        triton.infer("eagleray", [triton_input("UINT8", pixels(1))], request_compression_algorithm="gzip")
