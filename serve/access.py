@@ -11,11 +11,13 @@ from typing import Final, Protocol
 from urllib.parse import quote
 
 from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve import sigv4
-from serve.errors import ApiError, error_response
+from serve.errors import ApiError
 from serve.keystore import Keys
+from serve.protocols.errorforms import error_body
 from serve.ratelimits import Buckets, Recent, Room, retry_after
 from serve.scopestate import OPEN, note
 from serve.wholebody import discard, read_whole, replayed
@@ -128,7 +130,8 @@ class Guarded:
             receive = await self._admitted(scope, receive)
         except ApiError as refused:
             headers = {**(refused.headers or {}), **_for_aws(scope, refused.code)}
-            await error_response(refused.status, refused.code, refused.message, headers)(scope, receive, send)
+            body = error_body(scope["path"], refused.code, refused.message)
+            await JSONResponse(body, refused.status, headers)(scope, receive, send)
             return
         except ClientDisconnect:
             return  # nobody is left to answer
@@ -214,6 +217,11 @@ def _sha256(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
 
 
+def is_open_path(path: str) -> bool:
+    """Whether GET and HEAD of this path ask for no key."""
+    return path in _OPEN_PATHS or _PAGE_FILE.fullmatch(path) is not None
+
+
 def _is_open(scope: Scope) -> bool:
     """Whether the path asks for no key. It is the path that routing sees, decoded and below any mount point."""
     if scope["method"] not in ("GET", "HEAD"):
@@ -221,7 +229,7 @@ def _is_open(scope: Scope) -> bool:
     path, root = scope["path"], scope.get("root_path", "")
     if root and path.startswith(f"{root}/"):
         path = path[len(root) :]
-    return path in _OPEN_PATHS or _PAGE_FILE.fullmatch(path) is not None
+    return is_open_path(path)
 
 
 def _presented(scope: Scope) -> tuple[bool, bytes]:

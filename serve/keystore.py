@@ -16,6 +16,7 @@ from serve.keyfile import Entry
 from serve.keyfile import NewKey as NewKey
 from serve.keyfile import create_key as create_key
 from serve.keyfile import default_file as default_file
+from serve.keyfile import first_key as first_key
 from serve.keyfile import list_keys as list_keys
 from serve.keyfile import remove_key as remove_key
 from serve.keyfile import resolved as resolved
@@ -145,11 +146,6 @@ class Keys:
     def _combined(self, path: str | None, seen: object, entries: tuple[Entry, ...]) -> _Known:
         both = (*self._fixed, *entries)
         return _Known(path, seen, both, {entry.name: entry for entry in both})
-
-
-def first_key(path: str, environ: Mapping[str, str] = os.environ) -> NewKey | None:
-    """Make a key for a first run, unless there is one in the file or the environment; to be shown once."""
-    return keyfile.first_key(path, [entry.name for entry in _from_environment(environ)])
 
 
 def _look_of(path: str) -> object:

@@ -22,11 +22,19 @@ class Reply:
 
     @property
     def code(self) -> str:
-        """The code of an error answer, after a look at its form."""
-        error = json.loads(self.body)["error"]
-        assert set(error) == {"code", "message"}
-        assert len(error["message"]) > 10
-        return str(error["code"])
+        """The code of an error answer, whichever form its path asks for."""
+        return self._error()[0]
+
+    @property
+    def message(self) -> str:
+        return self._error()[1]
+
+    def _error(self) -> tuple[str, str]:
+        body = json.loads(self.body)
+        error = body["error"]
+        code, message = (body["code"], error) if isinstance(error, str) else (error["code"], error["message"])
+        assert len(message) > 10
+        return code, message
 
 
 def scope_of(method: str, target: str, headers: Headers = ()) -> Scope:

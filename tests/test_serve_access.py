@@ -17,6 +17,7 @@ from starlette.types import Message, Scope
 
 from serve.access import Guarded, Limits
 from serve.keystore import VARIABLE, Keys, create_key
+from serve.protocols.errorforms import error_body
 from serve.scopestate import OPEN, noted
 from tests.asgicalls import Headers, Inner, Reply, call, scope_of
 
@@ -476,6 +477,14 @@ def test_a_refused_request_is_answered_before_its_body(keys: Keys) -> None:
         assert (await call(app, "POST", "/predict", RIGHT, receive=never)).status == 429
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("path", ["/predict", "/v1/models/m:predict", "/v2/models/m/infer", "/invocations"])
+def test_a_refusal_has_the_form_of_its_path(keys: Keys, path: str) -> None:
+    reply = ask(guarded(keys), "POST", path)
+    body = json.loads(reply.body)
+    assert body == error_body(path, "no_key", reply.message)
+    assert isinstance(body["error"], str) == path.startswith(("/v1", "/v2"))
 
 
 def test_no_answer_and_no_log_tells_a_key(keys: Keys, caplog: pytest.LogCaptureFixture) -> None:

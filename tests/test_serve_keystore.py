@@ -368,12 +368,12 @@ def test_every_key_is_compared_and_long_ones_are_not_even_hashed(file: str, monk
 
 
 def test_a_first_run_makes_one_key_and_no_second(file: str) -> None:
-    assert first_key(file, {VARIABLE: "bob=0123456789abcdef"}) is None
+    assert first_key(file, Keys({VARIABLE: "bob=0123456789abcdef"}).names) is None
     assert not os.path.exists(file)
-    new = first_key(file, {})
+    new = first_key(file)
     assert new is not None
     assert Keys.open(file, {}).named(new.key) == "first"
-    assert first_key(file, {}) is None
+    assert first_key(file) is None
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

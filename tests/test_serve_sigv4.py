@@ -453,4 +453,5 @@ def test_boto3_over_a_socket(address: str, runtime: Callable[..., Any]) -> None:
     with pytest.raises(ClientError) as refused:
         invoke(runtime(address, "a-wrong-secret"), BODY)
     assert refused.value.response["Error"]["Code"] == "InvalidSignatureException"
+    assert "look at the access key id" in refused.value.response["Error"]["Message"]
     assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
