@@ -1,109 +1,70 @@
-"""The endpoint's HTTP: which path answers what, and the OpenAPI document that says so."""
+"""The endpoint's HTTP put together: all routes, the form of errors, and the OpenAPI document that says so."""
 
-import uuid
-from typing import Any
+from typing import Any, Final
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
 
-from serve.answers import ErrorAnswer, HealthAnswer, ModelAnswer, PredictAnswer, model_entry, prediction_entry
-from serve.body import read_uploads
+from serve import correctionroutes, pages, predictroutes, promotionroutes
+from serve.access import is_open_path
+from serve.answers import ErrorAnswer
 from serve.endpoint import Endpoint
 from serve.errors import install_error_handlers
-from serve.scopestate import noted
+from serve.protocols import openinference, sagemaker, tfserving
 
-_ABOUT = """Send an image, get its label.
+_ABOUT: Final = """Send an image, get its label.
 
-Every error of the endpoint has the form `{"error": {"code", "message"}}`. The proxy in front, which is Ray's, answers
-some requests itself, in plain text: look at the status before you parse the body. Under overload it answers 429 with
-`Retry-After`; 408 when a request takes too long; 500 when the replica that worked on the request died; 503 when no
-replica can take it. These are worth another try after a pause.
+A request brings a key: `Authorization: Bearer KEY`. Every error has the form `{"error": {"code", "message"}}`; on the
+paths of other protocols (`/v1`, `/v2`, `/invocations`, `/endpoints`) it has the form that theirs has. What stands in
+front answers some requests itself, in plain text: look at the status before you parse the body. 408 when a request
+takes too long; 429 with `Retry-After` under overload; 500 when the replica that worked on the request died; 503 when
+no replica can take it. These are worth another try after a pause.
+
+Each answer has an `x-request-id`, yours or a new one, and an `x-model-id` where a model answered.
 """
-
-_PREDICT = """Send one image as the raw body, or one or more files as `multipart/form-data` (any field name).
-
-A request that is well-formed is answered 200 with one entry for each image, in order, *also when images fail*: an image
-that cannot be read has an `error` in its place and harms no other. This holds for a single image too, so look at the
-entry and not at the status alone.
-"""
-
-_HEALTHZ = """200 once the model is loaded and has predicted a first image.
-
-While no replica is up (one starts, or its bundle can no longer be read) the proxy in front keeps the request until one
-is, or answers 408 after the time that it gives a request. So give a probe a timeout of a few seconds, and take no
-answer in that time for *not ready*. Whether the proxy itself is up says `/-/healthz`.
-"""
-
-_IMAGE: dict[str, Any] = {"type": "string", "format": "binary", "description": "One encoded image."}
-_PREDICT_BODY: dict[str, Any] = {
-    "required": True,
-    "description": "JPEG, PNG, WebP, GIF (one frame), TIFF, BMP.",
-    "content": {
-        # Each content type is read alike: the bytes decide what an image is.
-        **{kind: {"schema": _IMAGE} for kind in ("image/*", "application/octet-stream")},
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "properties": {"image": {"type": "array", "items": _IMAGE, "minItems": 1}},
-                "required": ["image"],
-            }
-        },
-    },
+_KEY: Final = {"key": {"type": "http", "scheme": "bearer", "description": "Made with `python serve/keys.py add NAME`."}}
+_REFUSED: Final = {
+    "400": "Two keys in one request, or a body that cannot be read.",
+    "401": "No key.",
+    "403": "A key that is not known here.",
+    "413": "A signed request whose body is too large.",
+    "429": "More requests than the key or the endpoint allows; `Retry-After` says when to come back.",
+    "500": "An error of the server, with a request id to report.",
 }
-_PREDICT_ERRORS = {
-    400: "The body is empty, or not the multipart body that it claims to be.",
-    408: "The body did not arrive in time.",
-    413: "The body is larger, or holds more images, than this endpoint takes.",
-    422: "The form holds no file, or too many other fields.",
-    500: "An error of the server, with a request id to report.",
-    503: "No model is ready yet.",
-}
-
-
-def _errors(described: dict[int, str]) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": ErrorAnswer, "description": text} for status, text in described.items()}
 
 
 def build_api(endpoint: Endpoint) -> FastAPI:
-    """The ASGI application around one endpoint."""
-    # ReDoc is off: like Swagger's page it would load its script from elsewhere, and one such page is enough.
-    api = FastAPI(title="eagleray", description=_ABOUT, version="1", redoc_url=None)
+    """The routes around one endpoint, without keys and counting: `application.py` puts those around them."""
+    # FastAPI's own documentation pages load their scripts from elsewhere; `pages.py` has one that does not.
+    api = _Described(title="eagleray", description=_ABOUT, version="1", redoc_url=None, docs_url=None)
     install_error_handlers(api)
-
-    @api.post(
-        "/predict",
-        summary="Label images",
-        description=_PREDICT,
-        response_model=None,
-        responses={200: {"model": PredictAnswer}, **_errors(_PREDICT_ERRORS)},
-        openapi_extra={"requestBody": _PREDICT_BODY},
-    )
-    async def predict(request: Request) -> JSONResponse:
-        uploads = await read_uploads(request, endpoint.ready().config)
-        request_id = noted(request.scope, "request_id") or uuid.uuid4().hex
-        answered = await endpoint.predict([upload.blob for upload in uploads], request_id)
-        classes = answered.info.classes
-        pairs = zip(uploads, answered.answers, strict=True)
-        entries = [prediction_entry(upload, answer, classes) for upload, answer in pairs]
-        return JSONResponse({"model": answered.info.id, "predictions": entries})
-
-    @api.get(
-        "/healthz",
-        summary="Is it ready?",
-        description=_HEALTHZ,
-        response_model=None,
-        responses={200: {"model": HealthAnswer}, **_errors({503: "No model is ready yet."})},
-    )
-    async def healthz() -> JSONResponse:
-        return JSONResponse({"status": "ok", "model": endpoint.ready().info.id})
-
-    @api.get(
-        "/model",
-        summary="What is in service?",
-        response_model=None,
-        responses={200: {"model": ModelAnswer}, **_errors({503: "No model is ready yet."})},
-    )
-    async def model() -> JSONResponse:
-        return JSONResponse(model_entry(endpoint.ready().info))
-
+    for part in (predictroutes, sagemaker, tfserving, openinference, correctionroutes, promotionroutes, pages):
+        api.include_router(part.router(endpoint))
     return api
+
+
+class _Described(FastAPI):
+    """Says in its OpenAPI document what the layer outside it does: keys, and how it refuses."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            document = get_openapi(
+                title=self.title, version=self.version, description=self.description, routes=self.routes
+            )
+            document.setdefault("components", {})["securitySchemes"] = _KEY
+            for path, operations in document["paths"].items():
+                if not is_open_path(path):
+                    for operation in operations.values():
+                        _closed(operation)
+            self.openapi_schema = document
+        return self.openapi_schema
+
+
+def _closed(operation: dict[str, Any]) -> None:
+    operation["security"] = [{"key": []}]
+    form = {"application/json": {"schema": {"$ref": f"#/components/schemas/{ErrorAnswer.__name__}"}}}
+    answers = operation["responses"]
+    own_form = "4XX" not in answers  # the protocols' routes describe these in their own form
+    for status, text in _REFUSED.items():
+        if own_form and status not in answers:
+            answers[status] = {"description": text, "content": form}

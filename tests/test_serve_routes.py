@@ -248,7 +248,8 @@ def test_the_openapi_document_describes_both_bodies_and_every_answer(client: Cli
     predict = document["paths"]["/predict"]["post"]
     assert {"image/*", "multipart/form-data"} <= set(predict["requestBody"]["content"])
     assert predict["requestBody"]["required"]
-    assert set(predict["responses"]) == {"200", "400", "408", "413", "422", "500", "503"}
+    expected = {"200", "400", "401", "403", "408", "413", "415", "422", "429", "500", "503"}
+    assert set(predict["responses"]) == expected
     schemas = document["components"]["schemas"]
     for name in ("PredictAnswer", "ImagePrediction", "ImageFailure", "ErrorAnswer", "ModelAnswer", "HealthAnswer"):
         for field, described in schemas[name]["properties"].items():

@@ -1,0 +1,58 @@
+"""The endpoint as one ASGI application: counted, then guarded, then routed."""
+
+from collections.abc import Callable
+from typing import Final
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serve.access import Guarded
+from serve.endpoint import Endpoint
+from serve.keystore import Keys
+from serve.observe import Observed
+from serve.observer import Observer
+from serve.routes import build_api
+from serve.settings import EndpointConfig
+
+_HEADERS: Final = ("authorization", "x-api-key", "content-type", "accept", "x-request-id")
+_SHOWN: Final = ("x-request-id", "x-model-id", "retry-after")
+
+
+def build_asgi(endpoint: Endpoint, observer: Observer, keys: Keys, *, echoed: bool = False) -> ASGIApp:
+    """All layers, outermost first: ids and counts, other origins, keys and rates, routes.
+
+    `echoed`: see `serve.observe.Observed`.
+    """
+
+    def settings() -> EndpointConfig | None:
+        return None if endpoint.active is None else endpoint.active.config
+
+    def origins() -> str:
+        config = settings()
+        return "" if config is None else config.cors
+
+    return Observed(_Origins(Guarded(build_api(endpoint), keys, settings), origins), observer, echoed=echoed)
+
+
+class _Origins:
+    """Lets pages of the named origins call from a browser. Outside the keys: a browser's first question has none."""
+
+    def __init__(self, app: ASGIApp, origins: Callable[[], str]) -> None:
+        self._app = app
+        self._origins = origins
+        self._made: tuple[str, ASGIApp] = ("", app)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        origins = self._origins()
+        if self._made[0] != origins:  # they may change while the endpoint runs
+            self._made = (origins, self._allowing(origins) if origins else self._app)
+        await self._made[1](scope, receive, send)
+
+    def _allowing(self, origins: str) -> ASGIApp:
+        return CORSMiddleware(
+            self._app,
+            allow_origins=[origin.strip() for origin in origins.split(",") if origin.strip()],
+            allow_methods=("GET", "POST"),
+            allow_headers=_HEADERS,
+            expose_headers=_SHOWN,
+        )
