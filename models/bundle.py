@@ -209,8 +209,7 @@ def read_bundle(folder: str, *, cache_dir: str = "") -> tuple[BundleInfo, Classi
     """
     info = read_info(folder)
     path = store.join(folder, WEIGHTS_FILE)
-    blob = read_checked(folder, WEIGHTS_FILE, info.fingerprints["weights"], cache_dir=cache_dir)
-    tensors = _tensors(blob, path)
+    tensors = _tensors(read_checked(folder, WEIGHTS_FILE, info.fingerprints["weights"], cache_dir=cache_dir), path)
     outputs = max((name for name in tensors if name.startswith("head.") and name.endswith(".bias")), default="")
     if not outputs or tensors[outputs].numel() != len(info.classes):
         head = tensors[outputs].numel() if outputs else "no"

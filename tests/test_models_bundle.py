@@ -13,6 +13,7 @@ from data.errors import UserError
 from models.bundle import add_scores, bundle_id, read_bundle, read_info
 from models.catalog import Classifier, ModelConfig, build
 from models.fingerprint import code_fingerprint
+from models.predictor import Predictor
 from tests.models_bundles import toy_model, write
 from tests.models_toys import CLASSES, toy_data
 
@@ -108,6 +109,7 @@ def test_a_bundle_of_format_1_is_still_one(model: Classifier, tmp_path: Path) ->
     info, again = read_bundle(str(tmp_path / "b"))
     assert info == replace(written, format_version=1)
     assert same(model, again)
+    assert Predictor.load(str(tmp_path / "b")).engine == "torch"
     added = add_scores(str(tmp_path / "b"), metrics={"a": 1})
     assert read_info(str(tmp_path / "b")) == added == replace(info, metrics={"a": 1})
 
