@@ -13,6 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.scopestate import noted
+
 logger = logging.getLogger("eagleray.serve")
 
 
@@ -95,6 +97,9 @@ class _LastResort:
 
 
 def _request_id(scope: Scope) -> str:
-    """The id from Ray's proxy, or a new one. A client may have chosen it, hence the cleaning before it is logged."""
+    """The id that the outermost layer gave the request, or without that layer the client's own or a new one. A client
+    may have chosen it, hence the cleaning before it is logged."""
+    if known := noted(scope, "request_id"):
+        return known
     given = Headers(scope=scope).get("x-request-id", "")
     return re.sub(r"[^A-Za-z0-9._-]", "_", given)[:64] or uuid.uuid4().hex
