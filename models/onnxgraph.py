@@ -99,24 +99,26 @@ def to_onnx(network: nn.Module) -> bytes:
     """
     assert not any(module.training for module in network.modules()), "eval() first: dropout and BatchNorm depend on it"
     # The graph as forward runs it; torch's own layers stay whole.
-    traced = fx.symbolic_trace(network)
+    tracer = fx.Tracer()
+    graph = tracer.trace(network)
+    vars(tracer).clear()  # it is a cycle of references, which would keep the weights until the next collection
     nodes: list[onnx.NodeProto] = []
     constants: dict[str, onnx.TensorProto] = {}
-    for node in traced.graph.nodes:
+    for node in graph.nodes:
         if node.op == "get_attr":
-            constants[node.name] = _constant(node.name, operator.attrgetter(node.target)(traced))
+            constants[node.name] = _constant(node.name, operator.attrgetter(node.target)(network))
         elif node.op in ("call_module", "call_function"):
-            what = _operator(node, traced)
+            what = _operator(node, network)
             mine = {f"{node.name}.{place}": tensor for place, tensor in enumerate(what.constants)}
             constants |= {name: _constant(name, tensor) for name, tensor in mine.items()}
             inputs = [*(source.name for source in node.all_input_nodes), *mine]
             nodes.append(onnx.helper.make_node(what.kind, inputs, [node.name], **what.attributes))
-    (images,) = (node.name for node in traced.graph.nodes if node.op == "placeholder")
-    (last,) = (node.args[0].name for node in traced.graph.nodes if node.op == "output")
+    (images,) = (node.name for node in graph.nodes if node.op == "placeholder")
+    (last,) = (node.args[0].name for node in graph.nodes if node.op == "output")
     nodes.insert(0, onnx.helper.make_node("Identity", [INPUT], [images]))
     nodes.append(onnx.helper.make_node("Identity", [last], [OUTPUT]))
     kind = onnx.TensorProto.FLOAT
-    graph = onnx.helper.make_graph(
+    written = onnx.helper.make_graph(
         nodes,
         type(network).__name__,
         [onnx.helper.make_tensor_value_info(INPUT, kind, ["batch", 3, "height", "width"])],
@@ -124,12 +126,12 @@ def to_onnx(network: nn.Module) -> bytes:
         list(constants.values()),
     )
     opset = onnx.helper.make_opsetid("", _OPSET)
-    return bytes(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=_IR).SerializeToString())
+    return bytes(onnx.helper.make_model(written, opset_imports=[opset], ir_version=_IR).SerializeToString())
 
 
-def _operator(node: fx.Node, traced: fx.GraphModule) -> _Operator:
+def _operator(node: fx.Node, network: nn.Module) -> _Operator:
     if node.op == "call_module":
-        layer = traced.get_submodule(str(node.target))
+        layer = network.get_submodule(str(node.target))
         if type(layer) not in _LAYERS:
             raise NotImplementedError(f"no ONNX form of {type(layer).__name__} here; add it to _LAYERS")
         return _LAYERS[type(layer)](layer)
