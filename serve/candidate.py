@@ -154,6 +154,11 @@ class Candidates:
         if trial is not None and trial.model is not None and part_of(request_id, "compare") < trial.config.shadow:
             self._comparer.show(old, trial.model, images, trial.tally)
 
+    @property
+    def comparing(self) -> bool:
+        """Whether both models look at images now."""
+        return self._comparer.busy
+
     async def state(self, *, watching: str = "") -> dict[str, Any] | None:
         """What the board knows of the promotion under way, None where there is none. It raises what the board raises.
 
@@ -163,8 +168,8 @@ class Candidates:
         if trial is None:
             return None
         config = trial.config
-        asked = self._board.state(config.promotion, config.share, watching=watching == config.promotion)
-        return await asyncio.wait_for(asked, _BOARD_PATIENCE_S)
+        async with asyncio.timeout(_BOARD_PATIENCE_S):
+            return await self._board.state(config.promotion, config.share, watching=watching == config.promotion)
 
     def close(self) -> None:
         """The replica ends; the promotion need not."""
@@ -195,7 +200,9 @@ class Candidates:
     async def _report(self, trial: _Trial) -> None:
         report = trial.report(self._replica)
         try:
-            verdict = await asyncio.wait_for(self._board.report(report), _BOARD_PATIENCE_S)
+            # Not wait_for: in Python 3.11 it may swallow the cancellation that ends this task.
+            async with asyncio.timeout(_BOARD_PATIENCE_S):
+                verdict = await self._board.report(report)
         except Exception as error:
             logger.warning("the board of the promotion does not answer (%r): judging alone", error)
             verdict = judge(report.counts, report.limits, report.share)
@@ -209,7 +216,8 @@ class Candidates:
     def _say_farewell(self) -> None:
         async def close() -> None:
             with contextlib.suppress(Exception):  # the board ends itself when nobody reports any more
-                await asyncio.wait_for(self._board.close(), _BOARD_PATIENCE_S)
+                async with asyncio.timeout(_BOARD_PATIENCE_S):
+                    await self._board.close()
 
         farewell = asyncio.create_task(close())
         self._farewells.add(farewell)

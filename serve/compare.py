@@ -59,7 +59,8 @@ class Tally:
             counts.agreed += sum(ours == theirs for ours, theirs in pairs)
             counts.old_seconds.add(old_seconds)
             counts.new_seconds.add(new_seconds)
-            counts.ratios.add(new_seconds / old_seconds)
+            if old_seconds > 0:  # not so by a coarse clock
+                counts.ratios.add(new_seconds / old_seconds)
 
 
 class Comparer:
@@ -71,17 +72,17 @@ class Comparer:
     """
 
     def __init__(self) -> None:
-        self._busy = False
+        self.busy = False
         self._rest_until = 0.0
         self._old_first = True
 
     def show(self, old: "Model", new: "Model", images: "Sequence[Image]", tally: Tally) -> None:
         """Compare the models on some of these images, now or not at all. It returns at once."""
-        if self._busy or time.monotonic() < self._rest_until:
+        if self.busy or time.monotonic() < self._rest_until:
             return
         good = [image for image in images if not isinstance(image, Failure)]
         if good:
-            self._busy = True
+            self.busy = True
             sample = good[:: -(-len(good) // _SAMPLE)]
             # A thread for each: one that a candidate lets hang must not keep the process from ending.
             threading.Thread(target=self._compare, args=(old, new, sample, tally), name="compare", daemon=True).start()
@@ -98,7 +99,7 @@ class Comparer:
         finally:
             end = time.monotonic()
             self._rest_until = end + _REST * (end - begin)
-            self._busy = False
+            self.busy = False
 
 
 def is_number(answers: "Sequence[Answer]") -> bool:

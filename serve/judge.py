@@ -1,6 +1,6 @@
 """Is the new model as good as the old one? A pure function of what was counted while both had the same work.
 
-Nothing is imported here that a process with no network in it would not need: the board (`board.py`) asks it too.
+It imports nothing heavy: the board (`board.py`), a process of its own without a network in it, asks it too.
 """
 
 import math
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Final, Literal
 
 from data.checks import above_zero, at_least
+from models.metrics import wilson
 
 Decision = Literal["wait", "good", "rollback"]
 Stage = Literal["shadow", "canary", "watch"]
@@ -151,19 +152,19 @@ def _missing(counts: Counts, limits: Limits, share: float) -> list[str]:
 def _broken(counts: Counts, limits: Limits, *, clear: bool) -> list[str]:
     found = []
     runs, errors = counts.runs, counts.errors
-    bad = wilson_low(errors, runs) > limits.max_error_rate if clear else errors > limits.max_error_rate * runs
+    bad = wilson(errors, runs, _Z)[0] > limits.max_error_rate if clear else errors > limits.max_error_rate * runs
     if bad and errors >= _FEWEST_ERRORS:
         nan = f", {counts.not_a_number:,} of them without a number as an answer" if counts.not_a_number else ""
         found.append(f"it failed in {errors:,} of {runs:,} runs{nan} (limit {limits.max_error_rate:.1%})")
     compared, agreed = counts.compared, counts.agreed
-    if (wilson_high(agreed, compared) if clear else agreed / max(compared, 1)) < limits.min_agreement:
+    if (wilson(agreed, compared, _Z)[1] if clear else agreed / max(compared, 1)) < limits.min_agreement:
         found.append(
             f"it gave {agreed:,} of {compared:,} images the label of the model in service "
             f"({agreed / max(compared, 1):.0%}, limit {limits.min_agreement:.0%})"
         )
     # The median is above the limit where more than half of the pairs are.
     slow, pairs = counts.ratios.above(limits.max_latency_ratio), counts.ratios.total()
-    if (wilson_low(slow, pairs) if clear else slow / max(pairs, 1)) > 0.5:
+    if (wilson(slow, pairs, _Z)[0] if clear else slow / max(pairs, 1)) > 0.5:
         found.append(f"it took {counts.ratios.median():.1f} times as long (limit {limits.max_latency_ratio:g})")
     return found
 
@@ -176,18 +177,3 @@ def _seen(counts: Counts) -> list[str]:
     ]
     ratio = counts.ratios.median()
     return [*seen, f"{ratio:.1f} times the time"] if ratio else seen
-
-
-def wilson_low(hits: int, trials: int, z: float = _Z) -> float:
-    """Lower end of Wilson's interval for a proportion (Wilson 1927); 0 where nothing was tried."""
-    if not trials:
-        return 0.0
-    p, square = hits / trials, z * z
-    middle = p + square / (2 * trials)
-    spread = z * math.sqrt(p * (1 - p) / trials + square / (4 * trials * trials))
-    return max(0.0, (middle - spread) / (1 + square / trials))
-
-
-def wilson_high(hits: int, trials: int, z: float = _Z) -> float:
-    """Upper end of Wilson's interval; 1 where nothing was tried."""
-    return 1 - wilson_low(trials - hits, trials, z)

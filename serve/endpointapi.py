@@ -1,0 +1,87 @@
+"""What the promoting command asks of the endpoint itself: how its promotion goes, what is in service, golden images."""
+
+import itertools
+import json
+import uuid
+from collections.abc import Sequence
+from typing import Any, Final
+
+import urllib3
+
+from data.errors import UserError
+from data.images import Pixels
+from serve.candidate import part_of
+from serve.client import Client, ClientError, RefusedError
+
+_TIMEOUT_S: Final = 10.0
+_AT_ONCE: Final = 8
+
+
+class EndpointApi:
+    """An endpoint's GET /promotion and GET /model. One try each: the one who asks asks again anyway."""
+
+    def __init__(self, url: str, key: str = "", *, timeout_s: float = _TIMEOUT_S) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise UserError(f"{url}: an endpoint's address begins with http:// or https://")
+        self.url, self.key = url.rstrip("/"), key
+        self._headers = {"authorization": f"Bearer {key}"} if key else {}
+        # No redirects: the key must not follow one to another host.
+        self._http = urllib3.PoolManager(timeout=timeout_s, retries=False)
+
+    def promotion(self, *, watching: str = "") -> dict[str, Any] | None:
+        """The state of the promotion under way (`promotionroutes.PromotionAnswer`), with `promotion` null where there
+        is none. None where the endpoint does not say now. UserError where it does not let us in."""
+        return self._get(f"/promotion?watching={watching}" if watching else "/promotion")
+
+    def model(self) -> str | None:
+        """Id of the model in service as one replica says it, None where the endpoint does not say now, empty where it
+        does not tell us for want of a key: going back to the bundle before takes none."""
+        try:
+            answer = self._get("/model")
+        except UserError:
+            return ""
+        return None if answer is None else str(answer.get("id"))
+
+    def _get(self, path: str) -> dict[str, Any] | None:
+        try:
+            answer = self._http.request("GET", self.url + path, headers=self._headers)
+        except urllib3.exceptions.HTTPError:
+            return None
+        if answer.status in (401, 403):
+            raise UserError(
+                f"{self.url}: the endpoint refuses the key ({answer.status}); put one into EAGLERAY_KEY "
+                "(`python serve/keys.py add NAME` makes one)"
+            )
+        if answer.status == 404:
+            raise UserError(f"{self.url}{path}: nothing there; is this an endpoint of this version of eagleray?")
+        try:
+            found = json.loads(answer.data)
+        except ValueError:
+            return None
+        return found if answer.status == 200 and isinstance(found, dict) else None
+
+
+class GoldenTraffic:
+    """Requests of our own, for an endpoint that nobody uses now: golden images by turns, over HTTP like anyone's."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._turn = itertools.count()
+
+    def __call__(self, images: Sequence[Pixels], share: float) -> None:
+        """Send some, one after the other. UserError where the endpoint refuses them."""
+        for number in itertools.islice(self._turn, _AT_ONCE):
+            try:
+                self._client.predict(images[number % len(images)], request_id=_id_within(share))
+            except RefusedError as error:
+                raise UserError(f"the endpoint refuses a golden image: {error}") from None
+            except ClientError:
+                return  # it has too much to do, so there is traffic after all
+
+
+def _id_within(share: float) -> str:
+    """A request id that the candidate answers, where it answers any: a tenth of our few requests would teach little."""
+    while True:
+        name = uuid.uuid4().hex
+        if share <= 0 or part_of(name) < share:
+            return name

@@ -1,0 +1,139 @@
+"""Changing what an endpoint serves, one PUT at a time: back to the bundle before, the end of a promotion, waiting."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol
+
+from models.bundle import read_info
+from serve.serveapi import Application, ChangedError
+
+Result = Literal["promoted", "went back", "aborted", "nothing to do", "rolled back", "refused", "stopped"]
+
+
+class Serving(Protocol):
+    """What is asked of `serveapi.ServeApi`."""
+
+    def application(self, name: str = "") -> Application: ...
+
+    def change(self, name: str, expected: Mapping[str, Any], wanted: Mapping[str, Any]) -> None: ...
+
+
+class Answering(Protocol):
+    """What is asked of `endpointapi.EndpointApi`."""
+
+    def promotion(self, *, watching: str = "") -> dict[str, Any] | None: ...
+
+    def model(self) -> str | None: ...
+
+
+@dataclass
+class Outcome:
+    """What a command did, for people and as JSON."""
+
+    result: Result
+    reason: str
+    model: str = ""
+    """Id of the model in service now; empty where the endpoint did not say."""
+    promotion: str = ""
+    stages: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def done(self) -> bool:
+        """Whether what was asked for has been done."""
+        return self.result in ("promoted", "went back", "aborted", "nothing to do")
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class EndedError(Exception):
+    """It ends here, without what was asked for. The text says why."""
+
+    def __init__(self, result: Result, reason: str) -> None:
+        super().__init__(reason)
+        self.result: Result = result
+
+
+class LostError(EndedError):
+    """Somebody else has changed the endpoint: nothing of it is ours to clean up."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("stopped", reason)
+
+
+class ModelChange:
+    """One endpoint, and the changes of its `user_config`."""
+
+    def __init__(
+        self,
+        serving: Serving,
+        endpoint: Answering,
+        *,
+        app: str = "",
+        patience_s: float = 300.0,
+        poll_s: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """`patience_s`: how long all replicas may take until they have loaded what a change names."""
+        self.endpoint, self.poll_s, self.clock, self.sleep = endpoint, poll_s, clock, sleep
+        self.patience_s = patience_s
+        self._serving, self._app = serving, app
+
+    def application(self) -> Application:
+        return self._serving.application(self._app)
+
+    def put(self, app: Application, **changed: Any) -> None:
+        """Change these settings. LostError if they are not as they were when `app` was read."""
+        try:
+            self._serving.change(app.name, app.user_config, {**app.user_config, **changed})
+        except ChangedError as error:
+            raise LostError(str(error)) from None
+
+    def rollback(self) -> Outcome:
+        """Put the bundle before this one in service, in one step; while a promotion runs, end that instead."""
+        app = self.application()
+        if app.user_config.get("candidate"):
+            return self.abort()
+        now, previous = app.user_config["bundle"], str(app.user_config.get("previous") or "")
+        if not previous:
+            return self.outcome("refused", "no bundle before this one is known: promote the one that you want")
+        model = read_info(previous).id  # UserError: a bundle that is gone must not be asked for
+        self.put(app, bundle=previous, previous=now, candidate=None)
+        self.wait_in_service(previous, model)
+        return self.outcome("went back", f"model {model} ({previous}) is in service again, in the place of {now}")
+
+    def abort(self) -> Outcome:
+        """End the promotion under way, whoever began it; the model in service stays."""
+        app = self.application()
+        if not app.user_config.get("candidate"):
+            return self.outcome("nothing to do", "nothing is being promoted")
+        self.put(app, candidate=None)
+        self.wait_settled()
+        return self.outcome("aborted", f"the promotion is ended; {app.user_config['bundle']} stays in service")
+
+    def wait_settled(self) -> None:
+        end = self.clock() + self.patience_s
+        while not self.application().settled:
+            if self.clock() > end:
+                raise EndedError("stopped", "the change was made, but Ray Serve does not say that all replicas have it")
+            self.sleep(self.poll_s)
+
+    def wait_in_service(self, bundle: str, model: str) -> None:
+        """Until the change has reached all replicas and the endpoint names this model."""
+        end = self.clock() + self.patience_s
+        said = None
+        while self.clock() < end:
+            app = self.application()
+            if app.user_config.get("bundle") != bundle:
+                raise LostError("somebody else has changed the endpoint's model meanwhile")
+            if app.settled:
+                said = self.endpoint.model()
+                if said in (model, ""):
+                    return
+            self.sleep(self.poll_s)
+        raise EndedError("stopped", f"{bundle} was asked for, but the endpoint answers with {said}, not with {model}")
+
+    def outcome(self, result: Result, reason: str) -> Outcome:
+        return Outcome(result, reason, self.endpoint.model() or "")
