@@ -38,6 +38,8 @@ class Gate:
 
     app: ASGIApp
     seen: list[str] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    """The request ids of what went to /predict."""
     instead: list[tuple[str, int, str, dict[str, str]]] = field(default_factory=list)
     """(path, status, code, headers), each used once."""
 
@@ -47,6 +49,8 @@ class Gate:
         path = scope["path"]
         self.seen.append(f"{scope['method']} {path}")
         note(scope, "key", "ana")
+        if path == "/predict":
+            self.ids.append(Headers(scope=scope)["x-request-id"])
         if path not in _OPEN and not path.startswith("/page/"):
             given = Headers(scope=scope).get("authorization")
             if given is None:

@@ -61,7 +61,7 @@ function answer(item) {
     return [make("p", { className: "failed" }, `No answer: ${words}`)];
   }
   if (item.state !== "done") return [make("p", { className: "waiting" }, "Not yet looked at")];
-  const words = item.confident ? likely(item.probability) : `${likely(item.probability)} – the model is not sure`;
+  const words = item.confident ? likely(item.probability) : `${likely(item.probability)}, but the model is not sure`;
   return [make("p", { className: "label" }, item.label), make("p", { className: "words" }, words), others(item)];
 }
 
@@ -132,11 +132,10 @@ function correctionForm(item, corrections, close, tell) {
     named.hidden = choice.value !== OTHER;
     name.required = !named.hidden;
   };
-  choice.onchange = () => {
-    other();
-    if (!named.hidden) name.focus();
-  };
-  form.onkeydown = (event) => event.key === "Escape" && close();
+  choice.onchange = other; // the focus stays: who walks through the choices with the arrow keys only passes by
+  form.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") close();
+  });
   form.onsubmit = async (event) => {
     event.preventDefault();
     save.disabled = true;
