@@ -44,11 +44,11 @@ def write_json_lines(stream: TextIO | None = None) -> None:
     logger.propagate = False
 
 
-def log_request(log: Log, *, status: int, seconds: float, **fields: str | int) -> None:
+def log_request(log: Log, *, status: int, seconds: float, **fields: str | int | None) -> None:
     """The line of one request, where `log` asks for one. `fields` with nothing in them are left out."""
     if log == "off" or (log == "errors" and status < 500 and seconds < SLOW_S):
         return
     level = logging.ERROR if status >= 500 else logging.WARNING if seconds >= SLOW_S else logging.INFO
-    known = {name: value for name, value in fields.items() if value != ""}
+    known = {name: value for name, value in fields.items() if value not in ("", None)}
     told = {**known, "status": status, "ms": round(seconds * 1000, 1)}
     logger.log(level, "request", extra={"fields": told})

@@ -71,7 +71,7 @@ class Observed:
                 await error_response(500, "internal", message)(scope, seen.receive, seen.send)
 
     def _tell(self, scope: Scope, seen: "_Seen", request_id: str) -> None:
-        method = scope["method"]
+        method, images = scope["method"], str(scope["state"].get("images", ""))
         self._observer.request(
             route=_template(scope),
             method=method if method in _METHODS else OTHER,
@@ -82,7 +82,7 @@ class Observed:
             key=noted(scope, "key"),
             request_id=request_id,
             received=seen.received,
-            images=str(scope["state"].get("images", "")),
+            images=int(images) if images.isdecimal() else None,
         )
 
 
@@ -137,6 +137,7 @@ def _request_id(scope: Scope) -> tuple[str, bool]:
 
 
 def _template(scope: Scope) -> str:
-    """The path of the route that took the request, its parameters still in braces; never what the client sent."""
+    """The path of the route that took the request, its parameters still in braces; never what the client sent. Without
+    the prefix of an included router, and nothing of a mounted application: that is how FastAPI notes its routes."""
     path = getattr(scope.get("route"), "path", None)
     return path if isinstance(path, str) and path else OTHER

@@ -61,7 +61,7 @@ class Observer:
         key: str,
         request_id: str,
         received: int,
-        images: str = "",
+        images: int | None = None,
     ) -> None:
         """A request is over. `route`: its template. `received`: bytes of its body. `images`: how many, if known."""
         code = str(status)

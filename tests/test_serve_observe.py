@@ -116,6 +116,7 @@ def small_api() -> FastAPI:
     async def predict(request: Request, name: str) -> dict[str, str]:
         note(request.scope, "model", "m1")
         note(request.scope, "key", "ana")
+        request.scope["state"]["images"] = "2"
         await request.body()
         return {"name": name}
 
@@ -260,7 +261,7 @@ def test_a_client_that_goes_after_its_answer_has_it(observer: Observer, sink: Me
         await answering(body=(b"a", b"b"))(scope, receive, send)
         await receive()
 
-    arriving = [{"type": "http.request", "body": b""}, {"type": "http.disconnect"}]
+    arriving: list[Message] = [{"type": "http.request", "body": b""}, {"type": "http.disconnect"}]
 
     async def receive() -> Message:
         return arriving.pop(0)
@@ -482,7 +483,7 @@ def test_the_log_has_the_lines_that_are_asked_for(
 
 def test_a_line_tells_what_became_of_a_request(observer: Observer, lines: Lines) -> None:
     observer.log = "all"
-    told(observer, seconds=0.01234, images="3")
+    told(observer, seconds=0.01234, images=3)
     (line,) = lines()
     assert line.pop("time").endswith("+00:00")
     assert line == {
@@ -494,7 +495,7 @@ def test_a_line_tells_what_became_of_a_request(observer: Observer, lines: Lines)
         "model": "m1",
         "key": "ana",
         "bytes": 5,
-        "images": "3",
+        "images": 3,
         "status": 200,
         "ms": 12.3,
     }
@@ -528,6 +529,7 @@ def test_nothing_that_a_client_sends_is_in_the_log(observer: Observer, lines: Li
     ):
         asked(app, method, target, headers=headers, body=b"SECRET image SECRET")
     assert [line["status"] for line in lines()] == [200, 404, 405, 503]
+    assert [line.get("images") for line in lines()] == [2, None, None, None]
     assert "SECRET" not in json.dumps(lines())
     assert "SECRET" not in str(counted(observer, MemorySink(), "requests"))
 
