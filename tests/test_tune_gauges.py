@@ -3,25 +3,20 @@
 import json
 import os
 import pickle
-import shutil
-import socket
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import httpx
 import pandas as pd
 import pytest
-import ray
 import ray.tune
-from prometheus_client.parser import text_string_to_metric_families
 from ray.tune.logger import JsonLoggerCallback
 
 import tune.gauges
+from tests.scraping import PATIENCE_S, asked, eventually, prometheus, scraped
 from tune.budget import Meter, Node
 from tune.gauges import STATES, SearchGauges
 from tune.objectives import ACCURACY
@@ -34,8 +29,6 @@ from tune.trials import best_row
 pytestmark = pytest.mark.ray
 
 DASHBOARD = Path(str(tune.gauges.__file__)).with_name("grafana.json")
-PATIENCE_S = 120
-Value = TypeVar("Value")
 
 
 class Pretended(ray.tune.Trainable):
@@ -112,14 +105,6 @@ def search(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
     assert not fitting.is_alive()
 
 
-def eventually(ask: Callable[[], Value], wanted: Callable[[Value], bool]) -> Value:
-    """The first answer that is wanted, or the last one when patience is at its end."""
-    until = time.monotonic() + PATIENCE_S
-    while not wanted(answer := ask()) and time.monotonic() < until:
-        time.sleep(0.25)
-    return answer
-
-
 def said(table: pd.DataFrame, meter: Meter) -> dict[str, float]:
     """What the gauges must say where trials.csv says this."""
     best = best_row(table)
@@ -134,17 +119,13 @@ def said(table: pd.DataFrame, meter: Meter) -> dict[str, float]:
     }
 
 
-def scraped(name: str) -> dict[str, float]:
+def told(name: str) -> dict[str, float]:
     """The search's gauges as Ray's metrics port gives them; {} while there are none."""
-    node = ray.nodes()[0]
-    text = httpx.get(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics", timeout=30).text
     found = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            if sample.name.startswith("ray_eagleray_") and sample.labels["search"] == name:
-                state = sample.labels.get("state")
-                gauge = sample.name.removeprefix("ray_eagleray_") + (f" {state}" if state else "")
-                found[gauge] = sample.value
+    for gauge, labels, value in scraped("ray_eagleray_"):
+        if labels.get("search") == name:
+            state = labels.get("state")
+            found[gauge.removeprefix("ray_eagleray_") + (f" {state}" if state else "")] = value
     return found
 
 
@@ -168,32 +149,7 @@ def test_the_gauges_agree_with_the_table_in_the_middle_of_a_search(search: Under
     assert expected["images_per_second"] == 102 + 103
     assert expected["spent_usd"] > 0
     assert [expected[f"trials {state}"] for state in ("running", "finished", "failed")] == [2, 1, 1]
-    assert eventually(lambda: scraped(search.name), lambda values: values == expected) == expected
-
-
-@pytest.fixture
-def prometheus(search: UnderWay, tmp_path: Path) -> Iterator[httpx.Client]:
-    """A real Prometheus that finds this Ray's nodes by the file that Ray writes for it."""
-    binary = shutil.which("prometheus")
-    if binary is None:
-        pytest.skip("there is no prometheus on this machine (Debian: apt-get install prometheus)")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    node: Any = ray._private.worker._global_node
-    found = os.path.join(node.get_session_dir_path(), "prom_metrics_service_discovery.json")
-    jobs = [{"job_name": "ray", "file_sd_configs": [{"files": [found]}]}]
-    config = {"global": {"scrape_interval": "1s"}, "scrape_configs": jobs}
-    (tmp_path / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
-    files = [f"--config.file={tmp_path / 'prometheus.yml'}", f"--storage.tsdb.path={tmp_path / 'data'}"]
-    with (tmp_path / "log").open("w") as log:
-        server = subprocess.Popen([binary, *files, f"--web.listen-address={address}"], stdout=log, stderr=log)
-    try:
-        with httpx.Client(base_url=f"http://{address}", transport=httpx.HTTPTransport(retries=10)) as client:
-            yield client
-    finally:
-        server.terminate()
-        server.wait(30)
+    assert eventually(lambda: told(search.name), lambda values: values == expected) == expected
 
 
 def queries() -> list[str]:
@@ -204,23 +160,18 @@ def queries() -> list[str]:
 
 
 @pytest.mark.prometheus
-def test_every_query_of_the_dashboard_has_data(search: UnderWay, prometheus: httpx.Client) -> None:
-    def asked(expression: str) -> list[dict[str, Any]]:
-        try:
-            answer = prometheus.get("/api/v1/query", params={"query": expression}).json()
-        except httpx.TransportError:  # not up yet
-            return []
-        assert answer["status"] == "success", answer
-        rows: list[dict[str, Any]] = answer["data"]["result"]
-        return [row for row in rows if row["metric"]["search"] == search.name]
+def test_every_query_of_the_dashboard_has_data(search: UnderWay, tmp_path: Path) -> None:
+    def of_search(expression: str) -> list[float]:
+        return [value for labels, value in asked(client, expression) if labels["search"] == search.name]
 
-    assert len(queries()) >= 6
-    for expression in queries():
-        assert eventually(lambda expression=expression: asked(expression), bool), expression  # type: ignore[misc]
-    best = asked("max by (search) (ray_eagleray_best_value)")
-    assert float(best[0]["value"][1]) == said(standing_still(search), search.meter)["best_value"]
-    names = prometheus.get("/api/v1/label/search/values", params={"match[]": "ray_eagleray_trials"}).json()
-    assert search.name in names["data"]
+    with prometheus(tmp_path) as client:
+        assert len(queries()) >= 6
+        for expression in queries():
+            assert eventually(lambda expression=expression: of_search(expression), bool), expression  # type: ignore[misc]
+        best = of_search("max by (search) (ray_eagleray_best_value)")
+        assert best == [said(standing_still(search), search.meter)["best_value"]]
+        names = client.get("/api/v1/label/search/values", params={"match[]": "ray_eagleray_trials"}).json()
+        assert search.name in names["data"]
 
 
 def test_the_dashboard_shows_every_gauge_and_no_other() -> None:
