@@ -1,15 +1,14 @@
 """The endpoint's own routes: images in, labels out; is it ready; what is in service."""
 
-import uuid
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from serve.answers import ErrorAnswer, HealthAnswer, ModelAnswer, PredictAnswer, model_entry, prediction_entry
+from serve.asking import ask
 from serve.body import read_uploads
 from serve.endpoint import Endpoint
-from serve.scopestate import note, noted
 
 _PREDICT: Final = """Send one image as the raw body, or one or more files as `multipart/form-data` (any field name).
 
@@ -70,9 +69,7 @@ def router(endpoint: Endpoint) -> APIRouter:
     )
     async def predict(request: Request) -> JSONResponse:
         uploads = await read_uploads(request, endpoint.ready().config)
-        request_id = noted(request.scope, "request_id") or uuid.uuid4().hex
-        answered = await endpoint.predict([upload.image for upload in uploads], request_id)
-        note(request.scope, "model", answered.info.id)
+        answered = await ask(endpoint, request, [upload.image for upload in uploads])
         classes = answered.info.classes
         pairs = zip(uploads, answered.answers, strict=True)
         entries = [prediction_entry(upload, answer, classes) for upload, answer in pairs]

@@ -1,6 +1,5 @@
 """From the images of one request to its predictions, for protocols that have no place for an image that failed."""
 
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,9 +8,9 @@ from starlette.requests import Request
 from data.images import Failure
 from models.bundle import BundleInfo
 from models.predictor import Prediction
+from serve.asking import ask
 from serve.endpoint import Endpoint, Image, Loaded
 from serve.errors import ApiError
-from serve.scopestate import note, noted
 
 VERSION = "1"
 """The only version: a path may name it."""
@@ -45,8 +44,7 @@ def loaded_as(endpoint: Endpoint, name: str, version: str = VERSION) -> Loaded:
 
 async def predicted(endpoint: Endpoint, request: Request, images: Sequence[Image]) -> Predicted:
     """All images' predictions; ApiError 422 with the number (from 0) and the failure of the first that has none."""
-    answered = await endpoint.predict(images, noted(request.scope, "request_id") or uuid.uuid4().hex)
-    note(request.scope, "model", answered.info.id)
+    answered = await ask(endpoint, request, images)
     failures = [(number, one) for number, one in enumerate(answered.answers) if isinstance(one, Failure)]
     if failures:
         number, failure = failures[0]
