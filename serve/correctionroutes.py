@@ -63,6 +63,7 @@ _ERRORS = {
     404: "This endpoint keeps no corrections.",
     408: "The body did not arrive in time.",
     413: "The body is larger, or holds more images, than this endpoint takes.",
+    415: "The body is compressed.",
     422: "No image, no label, or a label that cannot be kept.",
     500: "An error of the server, with a request id to report.",
     503: "No model is ready yet, or the place for corrections cannot be written now.",

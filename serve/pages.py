@@ -10,6 +10,7 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 
+from serve.answers import ErrorAnswer
 from serve.endpoint import Endpoint
 
 _KINDS: Final = {
@@ -90,7 +91,10 @@ def router(endpoint: Endpoint) -> APIRouter:
         summary="How much may a request hold?",
         description="What a client should know before it sends a folder of images: the page at `/` asks this first.",
         response_model=None,
-        responses={200: {"model": LimitsAnswer}},
+        responses={
+            200: {"model": LimitsAnswer},
+            503: {"model": ErrorAnswer, "description": "No model is ready yet."},
+        },
     )
     async def limits() -> JSONResponse:
         config = endpoint.ready().config

@@ -1,4 +1,4 @@
-"""What the tests of the page share: the application with the page, a key before it, and a server on loopback."""
+"""What the tests of the page share: the whole application with one key, a gate before it, and a server on loopback."""
 
 import contextlib
 import threading
@@ -8,33 +8,28 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve import correctionroutes, pages
-from serve.errors import error_response, install_error_handlers
-from serve.scopestate import note
+from serve.application import build_asgi
+from serve.errors import error_response
+from serve.keystore import Keys
+from serve.meters import MemorySink
+from serve.observer import Observer
 from tests.serving import free_port, plain_endpoint
 
-KEY = "er_test-key"
-_OPEN = ("/", "/docs", "/openapi.json")
+KEY = "er_the-key-of-the-page-tests"
 
 
-def page_app(bundle: str, **settings: Any) -> FastAPI:
-    """The endpoint's application with the page and corrections in it."""
-    endpoint, api = plain_endpoint(bundle, **settings)
-    outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    install_error_handlers(outer)
-    outer.include_router(pages.router(endpoint))
-    outer.include_router(correctionroutes.router(endpoint))
-    outer.mount("/", api)
-    return outer
+def guarded_app(bundle: str, **settings: Any) -> ASGIApp:
+    """All layers of the endpoint, with the key `KEY` of ana."""
+    endpoint, _ = plain_endpoint(bundle, **settings)
+    return build_asgi(endpoint, Observer(MemorySink(), every_s=3600), Keys({"EAGLERAY_KEYS": f"ana={KEY}"}))
 
 
 @dataclass
 class Gate:
-    """Before the application: one key, a log of what came, and answers that a test wants once instead of ours."""
+    """Before the application: a log of what came, and answers that a test wants once instead of the application's."""
 
     app: ASGIApp
     seen: list[str] = field(default_factory=list)
@@ -48,15 +43,8 @@ class Gate:
             return await self.app(scope, receive, send)
         path = scope["path"]
         self.seen.append(f"{scope['method']} {path}")
-        note(scope, "key", "ana")
         if path == "/predict":
             self.ids.append(Headers(scope=scope)["x-request-id"])
-        if path not in _OPEN and not path.startswith("/page/"):
-            given = Headers(scope=scope).get("authorization")
-            if given is None:
-                return await error_response(401, "no_key", "give a key")(scope, receive, send)
-            if given != f"Bearer {KEY}":
-                return await error_response(403, "wrong_key", "not a key of ours")(scope, receive, send)
         for wanted in self.instead:
             if wanted[0] == path:
                 self.instead.remove(wanted)

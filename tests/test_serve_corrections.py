@@ -21,14 +21,13 @@ from serve.errors import ApiError, install_error_handlers
 from serve.scopestate import note
 from serve.settings import EndpointConfig
 from tests.images_zoo import zoo
-from tests.people import page_app
-from tests.serving import Client, files, picture
+from tests.serving import Client, files, picture, plain_endpoint
 
 ROOMY = 2**30
 
 
 def client_of(bundle: str, folder: Path | str, **settings: Any) -> Client:
-    return Client(page_app(bundle, corrections=str(folder), **settings))
+    return Client(plain_endpoint(bundle, corrections=str(folder), **settings)[1])
 
 
 def correct(client: Client, blob: bytes, label: str, **fields: str) -> httpx.Response:
@@ -55,7 +54,7 @@ def code_of(response: httpx.Response) -> str:
 
 
 def test_off_unless_a_folder_is_named(tiny_bundle: str) -> None:
-    client = Client(page_app(tiny_bundle))
+    client = Client(plain_endpoint(tiny_bundle)[1])
     response = correct(client, picture(1), "crab")
     assert (response.status_code, code_of(response)) == (404, "corrections_off")
     assert client.get("/limits").json()["corrections"] is False
@@ -85,7 +84,7 @@ def test_a_correction_is_a_row_and_an_image_that_the_next_search_reads(tiny_bund
 
 
 def test_the_key_and_the_request_are_noted(tiny_bundle: str, tmp_path: Path) -> None:
-    app = page_app(tiny_bundle, corrections=str(tmp_path))
+    _, app = plain_endpoint(tiny_bundle, corrections=str(tmp_path))
 
     async def outer(scope: Any, receive: Any, send: Any) -> None:
         note(scope, "key", "@ana")

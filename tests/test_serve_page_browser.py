@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.people import KEY, Gate, page_app, served
+from tests.people import KEY, Gate, guarded_app, served
 from tests.serving import CLASSES, picture
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -78,7 +78,7 @@ def site(browser: Any, tiny_bundle: str, tmp_path: Path) -> Iterator[Callable[..
 
     def make(**settings: Any) -> Site:
         with ThreadPoolExecutor(1) as aside:  # this thread's event loop is the browser driver's
-            gate = Gate(aside.submit(page_app, tiny_bundle, **settings).result())
+            gate = Gate(aside.submit(guarded_app, tiny_bundle, **settings).result())
         running = served(gate)
         stack.append(running)
         sites.append(Site(browser, gate, running.__enter__()))
@@ -352,6 +352,14 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(
         assert [b.inner_text() for b in one.get_by_role("button").all() if b.evaluate(small)] == []
 
 
+def test_an_endpoint_without_keys_asks_for_none(site: Callable[..., Site], folder: Path) -> None:
+    page = site(auth="off").open(key="")
+    playwright.expect(page.locator("#model")).to_be_visible()
+    playwright.expect(page.get_by_label("Key for this endpoint")).to_be_hidden()
+    page.get_by_label("Choose images").set_input_files(folder / "dive 1" / "1.png")
+    looked_at(page, 1, 1)
+
+
 def test_what_the_model_was_trained_on(site: Callable[..., Site]) -> None:
     page = site().open()
     page.locator("#model summary").click()
@@ -367,4 +375,8 @@ def test_the_documentation_lists_every_route(site: Callable[..., Site]) -> None:
     page = made.open("/docs", key="")
     playwright.expect(page.get_by_role("heading", name="POST /predict")).to_be_visible()
     assert page.locator("section").filter(has_text="/predict").get_by_text("--data-binary @photo.jpg").count() > 0
-    assert f"{made.url}/model" in page.locator("main").inner_text()
+    text = page.locator("main").inner_text()
+    assert f"{made.url}/model" in text
+    for path in ("/v1/models/", "/v2/models/", "/invocations", "/corrections", "/limits"):
+        assert path in text
+    assert "undefined" not in text

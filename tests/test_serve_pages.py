@@ -2,20 +2,24 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.people import page_app
-from tests.serving import Client
+from tests.serving import Client, plain_endpoint
 
 PAGE = Path(__file__).resolve().parents[1] / "serve" / "page"
 FILES = sorted(path.name for path in PAGE.iterdir())
 SITE = ["/", "/docs", *(f"/page/{name}" for name in FILES)]
 
 
+def client_of(bundle: str, **settings: Any) -> Client:
+    return Client(plain_endpoint(bundle, **settings)[1])
+
+
 @pytest.fixture(scope="module")
 def client(tiny_bundle: str) -> Client:
-    return Client(page_app(tiny_bundle))
+    return client_of(tiny_bundle)
 
 
 @pytest.mark.parametrize("path", SITE)
@@ -46,7 +50,7 @@ def test_nothing_else_is_served(client: Client, name: str) -> None:
 
 
 def test_limits_say_what_the_configuration_says(tiny_bundle: str) -> None:
-    limits = Client(page_app(tiny_bundle, max_body_mb=2, max_files=7, body_timeout_s=9)).get("/limits").json()
+    limits = client_of(tiny_bundle, max_body_mb=2, max_files=7, body_timeout_s=9).get("/limits").json()
     assert limits == {"max_body_bytes": 2**21, "max_files": 7, "body_timeout_s": 9.0, "corrections": False}
 
 

@@ -23,7 +23,7 @@ function page(api) {
   const links = routes.map(({ method, path, route }) =>
     make("li", {}, make("a", { href: `#${anchor(method, path)}` }, make("code", {}, `${method} ${path}`)), ` ${route.summary ?? ""}`));
   return [
-    make("section", {}, text(api.info.description), make("p", {}, "Give the key in a header: ", make("code", {}, `Authorization: Bearer ${KEY}`), ". The whole description for programs is ", make("a", { href: "openapi.json" }, "openapi.json"), ".")),
+    make("section", {}, text(api.info.description), make("p", {}, "In the examples ", make("code", {}, KEY), " is your key. Programs read the same description from ", make("a", { href: "openapi.json" }, "openapi.json"), ".")),
     make("nav", { "aria-label": "Routes", className: "list" }, make("ul", {}, ...links)),
     ...routes.map(({ method, path, route }) => section(api, method, path, route)),
   ];
@@ -40,7 +40,7 @@ function section(api, method, path, route) {
     parts.push(make("h3", {}, "Parameters"), make("ul", { className: "fields" }, ...parameters.map((one) => field(api, one.name, { ...one.schema, description: one.description }, one.required, []))));
   }
   parts.push(...bodies(api, route.requestBody));
-  parts.push(make("h3", {}, "Example"), ...examples(api, method, path, route).map((command) => make("pre", { tabIndex: 0 }, make("code", {}, command))));
+  parts.push(make("h3", {}, "Example"), ...examples(api, method, path, route).map((command) => make("pre", {}, make("code", {}, command))));
   parts.push(make("h3", {}, "Answers"), answers(api, route.responses));
   return make("section", { id, "aria-labelledby": `${id}-title` }, ...parts);
 }
@@ -52,10 +52,14 @@ function bodies(api, body) {
 }
 
 function answers(api, responses) {
+  const told = new Set(["ErrorAnswer"]); // the one form of errors, said at the top; others are shown once for each route
   const rows = Object.entries(responses).map(([status, response]) => {
     const schema = Object.values(response.content ?? {})[0]?.schema;
-    const words = resolved(api, schema)?.title === "ErrorAnswer" ? [] : structure(api, schema, []); // errors all have one form
-    return make("tr", {}, make("th", { scope: "row" }, status), make("td", {}, text(response.description), ...words));
+    const form = resolved(api, schema)?.title ?? JSON.stringify(schema ?? null);
+    const known = told.has(form);
+    if (status[0] !== "2") told.add(form);
+    const words = response.description === "Successful Response" ? "The answer:" : response.description;
+    return make("tr", {}, make("th", { scope: "row" }, status), make("td", {}, text(words), ...(known ? [] : structure(api, schema, []))));
   });
   return make("div", { className: "scroll" }, make("table", {}, make("tbody", {}, ...rows)));
 }
@@ -71,8 +75,9 @@ function structure(api, schema, above) {
     return [make("ul", { className: "fields" }, ...fields)];
   }
   if (whole.items) return structure(api, whole.items, inside);
-  const choices = (whole.anyOf ?? whole.oneOf ?? []).map((choice) => structure(api, choice, inside));
-  return choices.flatMap((list, place) => (place && list.length ? [make("p", { className: "hint" }, "or"), ...list] : list));
+  const choices = (whole.anyOf ?? whole.oneOf ?? []).map((choice) => [kind(api, choice), structure(api, choice, inside)]);
+  if (!choices.some(([, list]) => list.length)) return []; // `kind` has said it
+  return choices.flatMap(([name, list], place) => [make("p", { className: "hint" }, `${place ? "or " : ""}${name}`), ...list]);
 }
 
 function field(api, name, schema, required, above) {
@@ -96,10 +101,9 @@ function resolved(api, schema) {
 
 /** A curl command for each way to send a body that we know how to write. */
 function examples(api, method, path, route) {
-  const open = Array.isArray(route.security) && !route.security.length;
-  const header = open ? "" : ` -H "Authorization: Bearer ${KEY}"`;
+  const header = (route.security ?? api.security)?.length ? ` -H "Authorization: Bearer ${KEY}"` : "";
   const start = `curl --fail${method === "GET" || method === "POST" ? "" : ` -X ${method}`}${header}`;
-  const end = ` ${location.origin}${location.pathname.replace(/docs$/, "").replace(/\/$/, "")}${path}`;
+  const end = ` ${location.origin}${location.pathname.replace(/docs$/, "").replace(/\/$/, "")}${path.replaceAll("{version}", "1").replace(/\{(\w+)\}/g, (_, name) => name.toUpperCase())}`;
   const content = route.requestBody?.content;
   if (!content) return [`${start}${method === "POST" ? " -X POST" : ""}${end}`];
   return Object.entries(content).flatMap(([kind, body]) => {
@@ -125,6 +129,7 @@ function argument(api, kind, body) {
 /** The little of Markdown that our descriptions use: paragraphs, lists, `code`, *stress*. */
 function text(source) {
   const blocks = (source ?? "").trim().split(/\n\s*\n/).filter(Boolean);
+  if (!blocks.length) return null;
   return make("div", { className: "text" }, ...blocks.map((block) => {
     const lines = block.split("\n");
     if (!lines.every((line) => /^\s*[-*] |^\s+\S/.test(line))) return make("p", {}, ...inline(lines.join(" ")));
