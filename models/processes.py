@@ -22,7 +22,15 @@ _RAY = {
 }
 
 
-def prepare_environment() -> None:
-    """Set the variables that child processes (Ray's daemons and workers) inherit; what the user has set stays."""
-    for name, value in {**_ALLOCATOR, **_RAY}.items():
+# Whatever pool of threads a library brings along: each would take all cores in each process.
+_POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def prepare_environment(*, threads: int | None = None) -> None:
+    """Set the variables that child processes (Ray's daemons and workers) inherit; what the user has set stays.
+
+    `threads`: what each library may take in each process; None leaves that to Ray and to the libraries.
+    """
+    pools = dict.fromkeys(_POOLS, str(threads)) if threads else {}
+    for name, value in {**_ALLOCATOR, **_RAY, **pools}.items():
         os.environ.setdefault(name, value)

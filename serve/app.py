@@ -1,12 +1,15 @@
 """Serve a trained model over HTTP: python serve/app.py --bundle runs/NAME/bundle
 
+It prints a line that works, with a key. `python serve/app.py --down` ends it from another terminal.
+
 On a cluster the same application runs under Ray Serve's own commands, with the same names as arguments:
 
     serve run serve.app:app bundle=s3://bucket/NAME/bundle max_replicas=4
 """
 
 import sys
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from data.commandline import run_command
 from models.processes import prepare_environment
@@ -16,7 +19,17 @@ if TYPE_CHECKING:
     from ray.serve import Application
 
 
-def app(args: dict[str, str]) -> "Application":
+@dataclass(frozen=True)
+class Down:
+    """End an endpoint that runs on this machine."""
+
+    down: bool = False
+    """End it."""
+    port: int | None = None
+    """Its port, where more than one runs."""
+
+
+def app(args: dict[str, Any]) -> "Application":
     """The application, for `serve run` and `serve deploy`: `args` holds the fields of ServeConfig by name."""
     from serve.deployment import build
 
@@ -24,15 +37,37 @@ def app(args: dict[str, str]) -> "Application":
 
 
 def main() -> int:
+    if "--down" in sys.argv[1:]:
+        return run_command(Down, _down, description="End an endpoint of yours, with all its processes.")
     return run_command(ServeConfig, _serve, description=__doc__)
 
 
 def _serve(config: ServeConfig) -> int:
-    # Before Ray is imported, which reads this environment once; hence no import of Ray above.
-    prepare_environment()
-    from serve.local import serve_until_stopped
+    # All before Ray is imported, which reads this environment once; hence no import of Ray above.
+    from serve.ingress import prepare
 
-    return serve_until_stopped(config)
+    config = config.resolved()
+    prepare_environment(threads=config.endpoint.threads)
+    ingress = prepare(config)
+    if ingress.note:
+        print(ingress.note, file=sys.stderr)
+    try:
+        from serve.local import serve_until_stopped
+
+        return serve_until_stopped(config, ingress)
+    finally:
+        ingress.remove()
+
+
+def _down(config: Down) -> int:
+    from serve.running import Running, end
+
+    print("\n".join(end(Running.find(config.port))))
+    others = Running.all()
+    print(
+        "\n".join(f"still running: the endpoint at {one.url}" for one in others) or "no endpoint of yours runs here now"
+    )
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,16 +1,20 @@
-"""Ray Serve around the endpoint: replicas, batches, limits. `build` makes the application that Ray Serve runs."""
+"""Ray Serve around the endpoint: replicas, limits, growth. `build` makes the application that Ray Serve runs.
+
+Ray builds the application in a process of its own, which needs neither torch nor the model: what a replica alone needs
+is imported in the replica.
+"""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray.serve
-from fastapi import FastAPI
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
-from serve.endpoint import Endpoint
-from serve.routes import build_api
-from serve.settings import ServeConfig
+from serve.settings import EndpointConfig, ServeConfig
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 
 @ray.serve.ingress()
@@ -18,12 +22,28 @@ class _Replica:
     """One copy of the model. The model comes by `user_config`, so a new one comes in without a restart."""
 
     def __init__(self) -> None:
-        self._endpoint = Endpoint()
+        from serve.board import RayBoard
+        from serve.endpoint import Endpoint
+        from serve.keystore import Keys
+        from serve.logs import write_json_lines
+        from serve.observer import Observer
+        from serve.raymeters import RaySink
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_api(self._endpoint)
+        write_json_lines()
+        self._observer = Observer(RaySink())
+        self._keys = Keys()
+        replica = ray.serve.get_replica_context().replica_id.unique_id
+        self._endpoint = Endpoint(watcher=self._observer, board=RayBoard(), replica=replica)
+
+    def __serve_build_asgi_app__(self) -> "ASGIApp":
+        from serve.application import build_asgi
+
+        return build_asgi(self._endpoint, self._observer, self._keys, echoed=True)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        config = EndpointConfig.from_user_config(user_config)
+        if config.auth == "keys":
+            self._keys.follow(config.keys)
         await self._endpoint.reconfigure(user_config)
 
     def check_health(self) -> None:
@@ -36,16 +56,7 @@ def build_application(config: ServeConfig) -> ray.serve.Application:
     deployment = ray.serve.deployment(
         name="endpoint",
         user_config=config.endpoint.as_user_config(),
-        # There from the first day: adding this block to a running deployment would restart its replicas.
-        autoscaling_config=AutoscalingConfig(
-            min_replicas=config.min_replicas,
-            max_replicas=config.max_replicas,
-            # Half of what a replica admits, so that a second one starts before the first is full.
-            target_ongoing_requests=max(1, config.max_ongoing_requests // 2),
-            upscale_delay_s=config.upscale_s,
-            look_back_period_s=15,  # Ray wants it longer than the 10 s between two reports
-            downscale_delay_s=config.idle_s,
-        ),
+        autoscaling_config=_growth(config),
         max_ongoing_requests=config.max_ongoing_requests,
         max_queued_requests=config.max_queued_requests,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
@@ -53,7 +64,8 @@ def build_application(config: ServeConfig) -> ray.serve.Application:
             "num_cpus": config.cpus_per_replica,
             "num_gpus": config.gpus_per_replica if config.endpoint.device == "cuda" else 0,
         },
-        health_check_period_s=5,
+        # A replica that died is found by this, and its place taken by a new one.
+        health_check_period_s=1,
         health_check_timeout_s=30,
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=config.shutdown_s,
@@ -64,6 +76,24 @@ def build_application(config: ServeConfig) -> ray.serve.Application:
         logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
     )
     return deployment(_Replica).bind()
+
+
+def _growth(config: ServeConfig) -> AutoscalingConfig:
+    """When a replica is added, and when one goes. There from the first day: adding this block to a running deployment
+    would restart its replicas."""
+    return AutoscalingConfig(
+        min_replicas=config.min_replicas,
+        # An endpoint that may go to sleep starts awake: a bundle that does not load shows at once.
+        initial_replicas=1 if config.min_replicas == 0 else None,
+        max_replicas=config.max_replicas,
+        # A quarter of what a replica admits: a full one asks for three more at once. What waits is not counted.
+        target_ongoing_requests=max(1, config.max_ongoing_requests // 4),
+        # Replicas report each second (Ray's default is 10 s), and the mean of three reports decides.
+        metrics_interval_s=1,
+        look_back_period_s=3,
+        upscale_delay_s=config.upscale_s,
+        downscale_delay_s=config.idle_s,
+    )
 
 
 def build(args: Mapping[str, Any]) -> ray.serve.Application:

@@ -14,18 +14,19 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from data.errors import UserError
-from data.images import Failure, Pixels, encode_png
+from data.images import Failure, encode_png
 from models.bundle import BundleInfo
+from models.predictor import Image as Image
 from models.predictor import Prediction, Predictor
 from serve.batching import Batcher, FullError
+from serve.board import BoardClient
+from serve.candidate import Candidates
 from serve.errors import ApiError
 from serve.settings import EndpointConfig
 
 # A batch that takes this long means that the network hangs: the replica then calls itself unhealthy and is replaced.
 _STUCK_AFTER_S = 120.0
 
-Image: TypeAlias = bytes | Pixels | Failure
-"""Encoded, or upright RGB uint8 (H, W, 3), or a failure found while the request was read."""
 Answer: TypeAlias = Prediction | Failure
 
 
@@ -83,26 +84,9 @@ class Answered:
 
 def load_predictor(config: EndpointConfig) -> Model:
     """Read the bundle for one replica. UserError says what is wrong with it."""
-    return _TwoDoors(
-        Predictor.load(config.bundle, device=config.device, threads=config.threads or None, cache_dir=config.cache_dir)
+    return Predictor.load(
+        config.bundle, device=config.device, threads=config.threads or None, cache_dir=config.cache_dir
     )
-
-
-@dataclass(frozen=True)
-class _TwoDoors:
-    """Until `Predictor` has one door for both kinds of image."""
-
-    predictor: Predictor
-
-    @property
-    def info(self) -> BundleInfo:
-        return self.predictor.info
-
-    def predict(self, images: Sequence[Image]) -> list[Answer]:
-        arrays = [image for image in images if isinstance(image, np.ndarray)]
-        of_arrays = iter(self.predictor.predict_arrays(arrays))
-        of_blobs = iter(self.predictor.predict_bytes([image for image in images if not isinstance(image, np.ndarray)]))
-        return [next(of_arrays if isinstance(image, np.ndarray) else of_blobs) for image in images]
 
 
 class Endpoint:
@@ -113,12 +97,18 @@ class Endpoint:
     """
 
     def __init__(
-        self, load: Callable[[EndpointConfig], Model] = load_predictor, watcher: Watcher | None = None
+        self,
+        load: Callable[[EndpointConfig], Model] = load_predictor,
+        watcher: Watcher | None = None,
+        board: BoardClient | None = None,
+        replica: str = "alone",
     ) -> None:
+        """`board` and `replica` (its name): for promotions where there is more than one replica."""
         self._load = load
         self._watcher: Watcher = watcher or Unwatched()
         self._active: Loaded | None = None
         self._batcher: Batcher[Model, Image, Answer] = Batcher(_predict, size=1, limit=1, watcher=self._watcher)
+        self.candidates = Candidates(self._load_and_try, _how_loaded, board, replica)
 
     @property
     def active(self) -> Loaded | None:
@@ -137,15 +127,17 @@ class Endpoint:
         `request_id` decides which model that is during a promotion, so that a request that is sent again gets the
         same one. ApiError 503 when no model is ready or too many images wait.
         """
-        loaded = self.ready()
-        answers = await self.answer(loaded, images)
-        self._watcher.predicted(loaded.info, answers)
-        return Answered(loaded.info, answers)
+        in_service = self.ready().model
+        tried = await self.candidates.answer(request_id, images, self.answer)
+        model, answers = tried or (in_service, await self.answer(in_service, images))
+        self._watcher.predicted(model.info, answers)
+        self.candidates.show(request_id, in_service, images)
+        return Answered(model.info, answers)
 
-    async def answer(self, loaded: Loaded, images: Sequence[Image]) -> list[Answer]:
+    async def answer(self, model: Model, images: Sequence[Image]) -> list[Answer]:
         """Run images through this model, in order, in the company of other requests'. ApiError 503 if too many wait."""
         try:
-            return await self._batcher.submit(loaded.model, images)
+            return await self._batcher.submit(model, images)
         except FullError as error:
             message = f"{error}, as many as this endpoint takes: try again in a moment"
             raise ApiError(503, "overloaded", message, {"retry-after": "1"}) from None
@@ -157,15 +149,16 @@ class Endpoint:
         """
         config = EndpointConfig.from_user_config(user_config)
         before = self._active
-        if before is None or _how_loaded(before.config) != _how_loaded(config):
+        same = before is not None and _how_loaded(before.config) == _how_loaded(config)
+        model = before.model if before is not None and same else await self.candidates.take(config)
+        if model is None:
             model = await asyncio.to_thread(self._load_and_try, config)
-        else:
-            model = before.model
         if before is None or before.config != config:
             self._active = Loaded(model, config)
         self._batcher.size = config.max_batch_size
-        # Two of the largest requests, besides the one that the network works on.
+        # Two of the largest requests, besides the batch that the network works on.
         self._batcher.limit = 2 * config.max_files
+        self.candidates.reconfigure(config, model)
         return config
 
     def check_health(self) -> None:
@@ -177,6 +170,7 @@ class Endpoint:
             raise RuntimeError(f"one batch has been running for more than {_STUCK_AFTER_S:.0f} s")
 
     def close(self) -> None:
+        self.candidates.close()
         self._batcher.close()
 
     def _load_and_try(self, config: EndpointConfig) -> Model:

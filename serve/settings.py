@@ -147,14 +147,16 @@ class ServeConfig:
     idle_s: float = 120.0
     """Seconds of load below it until one stops."""
     ingress: Literal["haproxy", "python"] = "haproxy"
-    """What stands before the replicas: HAProxy (a tenth of the CPU for each request), or Ray's proxy in Python, which
-    alone does TLS. The local command's; on a cluster the environment of its nodes decides (serve/ingress.py)."""
+    """What stands before the replicas: HAProxy, or Ray's proxy in Python, where a request costs many times as much.
+    The local command's; on a cluster the environment of its nodes decides (serve/ingress.py)."""
     tls_cert: str = ""
-    """Certificate file (PEM) to serve HTTPS with. It takes Ray's Python proxy."""
+    """Certificate file (PEM, with its chain) to serve HTTPS with. It is read once, at the start."""
     tls_key: str = ""
-    """Its private key file (PEM)."""
+    """Its private key file (PEM, without a password)."""
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9.:_-]{1,253}", self.host):
+            raise ValueError(f"host must be an address or a name of this machine, got {self.host!r}")
         if not 1 <= self.port <= 65535:
             raise ValueError(f"port must be in 1-65535, got {self.port}")
         one_of(self, ingress=("haproxy", "python"))
@@ -187,6 +189,11 @@ class ServeConfig:
         )
         tls_cert, tls_key = _absolute(self.tls_cert), _absolute(self.tls_key)
         return dataclasses.replace(self, endpoint=endpoint, tls_cert=tls_cert, tls_key=tls_key)
+
+    def as_arguments(self) -> dict[str, Any]:
+        """The flat names that `from_arguments` reads, JSON-ready."""
+        outer = {name: value for name, value in dataclasses.asdict(self).items() if name != "endpoint"}
+        return {**outer, **self.endpoint.as_user_config()}
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any]) -> "ServeConfig":

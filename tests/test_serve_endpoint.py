@@ -39,8 +39,8 @@ def test_images_of_a_request_keep_their_model_through_a_swap(bundles: tuple[str,
         before = in_service(endpoint)
         await endpoint.reconfigure({"bundle": bundles[1]})
         after = in_service(endpoint)
-        jobs = [endpoint.answer(loaded, [picture(1)]) for loaded in (before, after, before)]
-        jobs.append(endpoint.answer(after, [b""]))
+        jobs = [endpoint.answer(loaded.model, [picture(1)]) for loaded in (before, after, before)]
+        jobs.append(endpoint.answer(after.model, [b""]))
         return [answer for answers in await asyncio.gather(*jobs) for answer in answers]
 
     answers = asyncio.run(run())
@@ -125,8 +125,8 @@ def test_the_event_loop_is_free_while_a_batch_runs(bundles: tuple[str, str]) -> 
     async def run() -> int:
         endpoint = Endpoint()
         await endpoint.reconfigure({"bundle": bundles[0]})
-        loaded = in_service(endpoint)
-        batch = asyncio.ensure_future(endpoint.answer(loaded, [picture(seed, 600) for seed in range(8)]))
+        model = in_service(endpoint).model
+        batch = asyncio.ensure_future(endpoint.answer(model, [picture(seed, 600) for seed in range(8)]))
         turns = 0
         while not batch.done():
             await asyncio.sleep(0)
@@ -144,8 +144,8 @@ def test_a_batch_that_hangs_makes_the_replica_unhealthy(
         endpoint = Endpoint()
         await endpoint.reconfigure({"bundle": bundles[0]})
         endpoint.check_health()
-        loaded = in_service(endpoint)
-        batch = asyncio.ensure_future(endpoint.answer(loaded, [picture(1, 2000)] * 8))
+        model = in_service(endpoint).model
+        batch = asyncio.ensure_future(endpoint.answer(model, [picture(1, 2000)] * 8))
         await asyncio.sleep(0.05)
         monkeypatch.setattr(endpoint_module, "_STUCK_AFTER_S", 0.0)
         with pytest.raises(RuntimeError, match="running for more than"):
