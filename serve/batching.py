@@ -82,6 +82,8 @@ class Batcher(Generic[With, Item, Result]):
         loop = asyncio.get_running_loop()
         request: _Request[With, Item, Result] = _Request(run_with, items, loop.create_future())
         with self._changed:
+            if self._closed:
+                raise RuntimeError("this batcher is closed")
             if self._waiting and self._waiting + len(items) > self.limit:
                 raise FullError(f"{self._waiting} images wait already")
             if self._loop is not loop:
@@ -108,8 +110,6 @@ class Batcher(Generic[With, Item, Result]):
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         """The thread starts with the first request: a replica's object may be made where no loop runs yet."""
-        if self._closed:
-            raise RuntimeError("the endpoint is closed")
         if self._loop is None:
             threading.Thread(target=self._work, name="predict", daemon=True).start()
         self._loop = loop
@@ -160,6 +160,7 @@ class Batcher(Generic[With, Item, Result]):
             results = self._run(run_with, [item for _, items in parts for item in items])
         except Exception as error:
             if len(parts) == 1:
+                self._withdraw(parts[0][0])
                 return [(parts[0][0], error)]
             return [one for part in parts for one in self._run_parts([part])]
         shares: list[tuple[Any, list[Result] | Exception]] = []
@@ -176,7 +177,6 @@ class Batcher(Generic[With, Item, Result]):
                 continue
             if isinstance(outcome, Exception):
                 request.future.set_exception(outcome)
-                self._withdraw(request)
                 continue
             request.results += outcome
             if len(request.results) == len(request.items):
