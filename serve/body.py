@@ -50,7 +50,7 @@ async def read_uploads(request: Request, limits: EndpointConfig) -> list[Upload]
 
 async def read_form(request: Request, limits: EndpointConfig) -> Form:
     """`read_uploads`, with the form's other fields; a raw body has none."""
-    _refuse_announced_size(request, limits)
+    _refuse_what_is_announced(request, limits)
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind == b"multipart/form-data":
         async with _in_time(limits):
@@ -66,12 +66,7 @@ async def read_body(request: Request, limits: EndpointConfig, empty: str) -> byt
 
     A compressed body is refused because a few of its bytes can become as many as they like.
     """
-    _refuse_announced_size(request, limits)
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("identity", ""):
-        raise ApiError(
-            415, "compressed_body", f"Content-Encoding {encoding[:32]!r} is not taken: send the body as it is"
-        )
+    _refuse_what_is_announced(request, limits)
     return await _read_whole(request, limits, empty)
 
 
@@ -85,7 +80,12 @@ async def _in_time(limits: EndpointConfig) -> AsyncIterator[None]:
         raise ApiError(408, "body_timeout", message) from None
 
 
-def _refuse_announced_size(request: Request, limits: EndpointConfig) -> None:
+def _refuse_what_is_announced(request: Request, limits: EndpointConfig) -> None:
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", ""):
+        raise ApiError(
+            415, "compressed_body", f"Content-Encoding {encoding[:32]!r} is not taken: send the body as it is"
+        )
     announced = request.headers.get("content-length", "")
     if announced.isascii() and announced.isdigit() and int(announced[:20]) > limits.max_body_bytes:
         raise _too_large(limits)

@@ -44,10 +44,15 @@ class _Replica:
         config = EndpointConfig.from_user_config(user_config)
         if config.auth == "keys":
             self._keys.follow(config.keys)
+        self._observer.log = config.log
         await self._endpoint.reconfigure(user_config)
 
     def check_health(self) -> None:
         self._endpoint.check_health()
+
+    def __del__(self) -> None:
+        # Ray Serve calls it before it ends a replica: the last counts go out.
+        self._observer.close()
 
 
 def build_application(config: ServeConfig) -> ray.serve.Application:

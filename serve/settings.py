@@ -77,6 +77,8 @@ class EndpointConfig:
     """The key file (serve/keystore.py). Empty is the user's own. Keys in EAGLERAY_KEYS count as well."""
     rate_limit: float = 0.0
     """Requests a second for each key, in each replica; beyond it 429 with Retry-After. 0 is no limit."""
+    log: Literal["errors", "all", "off"] = "errors"
+    """Which requests have a line in the replica's log: those that failed or were slow, all, none."""
     cors: str = ""
     """Origins, separated by commas, whose pages may call the endpoint from a browser. Empty is none."""
     corrections: str = ""
@@ -96,7 +98,7 @@ class EndpointConfig:
             raise ValueError("bundle must name a bundle folder or s3:// address, got an empty text")
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,63}", self.name):
             raise ValueError(f"name must be 1 to 63 letters, digits, _ or -, got {self.name!r}")
-        one_of(self, device=("cpu", "cuda"), auth=("keys", "off"))
+        one_of(self, device=("cpu", "cuda"), auth=("keys", "off"), log=("errors", "all", "off"))
         at_least(self, threads=0, max_batch_size=1, max_files=1, rate_limit=0, max_corrections=0)
         above_zero(self, "max_body_mb", "body_timeout_s", "max_corrections_mb")
 

@@ -31,7 +31,9 @@ def test_a_bundle_holds_what_it_takes_to_check_it_again(job: Job, checkpoint: st
     scored = bundling.make_bundle(job, checkpoint, str(tmp_path / "b"))
     info, collection = read_info(str(tmp_path / "b")), job.collection
     assert info == scored.info
-    assert info.metrics == scored.metrics
+    assert info.metrics == {**scored.metrics, "data": info.metrics["data"]}
+    assert info.metrics["data"]["per_split"] == {"test": 16, "train": 64, "validation": 16}
+    assert info.metrics["data"]["groups_per_split"] == {"test": 2, "train": 8, "validation": 2}
     assert info.engine == fastest(torch.device("cpu")) == "onnxruntime"
     predictor = Predictor.load(str(tmp_path / "b"))
 

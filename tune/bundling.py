@@ -60,12 +60,23 @@ def make_bundle(job: Job, checkpoint_folder: str, bundle: str) -> Scored:
     kept = _golden(predictor, collection)
     info = add_scores(
         bundle,
-        metrics=metrics,
+        metrics={**metrics, "data": _data(collection)},
         confidences=confidences.histogram(answered["validation"].top_probabilities()),
         golden=kept.entries() if kept else (),
         golden_file=kept.file() if kept else b"",
     )
     return Scored(info, metrics)
+
+
+def _data(collection: Collection) -> dict[str, Any]:
+    """What the model learned from and was tested on, for whoever meets the bundle without its report."""
+    table = collection.table
+    return {
+        "per_split": {str(name): int(count) for name, count in table["split"].value_counts().sort_index().items()},
+        "groups_per_split": {str(k): int(v) for k, v in table.groupby("split")["group"].nunique().items()},
+        "grouping": collection.grouping,
+        "generated": collection.generated,
+    }
 
 
 @dataclass(frozen=True, eq=False)
