@@ -1,5 +1,6 @@
 """What the promoting command asks of the endpoint itself: how its promotion goes, what is in service, golden images."""
 
+import contextlib
 import itertools
 import json
 import uuid
@@ -18,15 +19,20 @@ _AT_ONCE: Final = 8
 
 
 class EndpointApi:
-    """An endpoint's GET /promotion and GET /model. One try each: the one who asks asks again anyway."""
+    """An endpoint's GET /promotion and GET /model. One try each: the one who asks asks again anyway.
 
-    def __init__(self, url: str, key: str = "", *, timeout_s: float = _TIMEOUT_S) -> None:
+    `problem` is why the last question had no answer.
+    """
+
+    def __init__(self, url: str, key: str = "", *, ca_file: str = "", timeout_s: float = _TIMEOUT_S) -> None:
+        """`ca_file`: certificates that an https:// endpoint may show; empty trusts the usual authorities."""
         if not url.startswith(("http://", "https://")):
             raise UserError(f"{url}: an endpoint's address begins with http:// or https://")
-        self.url, self.key = url.rstrip("/"), key
+        self.url = url.rstrip("/")
+        self.problem = ""
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
         # No redirects: the key must not follow one to another host.
-        self._http = urllib3.PoolManager(timeout=timeout_s, retries=False)
+        self._http = urllib3.PoolManager(timeout=timeout_s, retries=False, ca_certs=ca_file or None)
 
     def promotion(self, *, watching: str = "") -> dict[str, Any] | None:
         """The state of the promotion under way (`promotionroutes.PromotionAnswer`), with `promotion` null where there
@@ -45,7 +51,8 @@ class EndpointApi:
     def _get(self, path: str) -> dict[str, Any] | None:
         try:
             answer = self._http.request("GET", self.url + path, headers=self._headers)
-        except urllib3.exceptions.HTTPError:
+        except urllib3.exceptions.HTTPError as error:
+            self.problem = f"{self.url}: {error}"
             return None
         if answer.status in (401, 403):
             raise UserError(
@@ -54,11 +61,12 @@ class EndpointApi:
             )
         if answer.status == 404:
             raise UserError(f"{self.url}{path}: nothing there; is this an endpoint of this version of eagleray?")
-        try:
+        with contextlib.suppress(ValueError):
             found = json.loads(answer.data)
-        except ValueError:
-            return None
-        return found if answer.status == 200 and isinstance(found, dict) else None
+            if answer.status == 200 and isinstance(found, dict):
+                return found
+        self.problem = f"{self.url}: {answer.status} {' '.join(answer.data.decode(errors='replace').split())[:200]}"
+        return None
 
 
 class GoldenTraffic:

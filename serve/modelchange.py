@@ -22,6 +22,9 @@ class Serving(Protocol):
 class Answering(Protocol):
     """What is asked of `endpointapi.EndpointApi`."""
 
+    @property
+    def problem(self) -> str: ...
+
     def promotion(self, *, watching: str = "") -> dict[str, Any] | None: ...
 
     def model(self) -> str | None: ...

@@ -44,6 +44,8 @@ class PromoteConfig:
     """The application's name in Ray Serve, where several endpoints run in one Ray."""
     key: str = ""
     """The endpoint's key. Empty is EAGLERAY_KEY, which other users of this machine cannot see."""
+    ca_file: str = ""
+    """Certificates that an https:// endpoint may show. Empty trusts the usual authorities."""
     canary: float = 0.1
     """Share of the requests that the new model answers in the canary stage."""
     shadow: float = 1.0
@@ -92,7 +94,9 @@ def _promote(config: PromoteConfig) -> int:
         running = Running.find(config.port)
         url, dashboard = running.url, running.dashboard
     key = config.key or os.environ.get("EAGLERAY_KEY", "")
-    change = ModelChange(ServeApi(dashboard, ray_token()), EndpointApi(url, key), app=config.app)
+    change = ModelChange(
+        ServeApi(dashboard, ray_token()), EndpointApi(url, key, ca_file=config.ca_file), app=config.app
+    )
     say = partial(print, file=sys.stderr if config.json else sys.stdout, flush=True)
     try:
         if config.rollback:
@@ -101,7 +105,11 @@ def _promote(config: PromoteConfig) -> int:
             outcome = change.abort()
         else:
             plan = Plan(config.limits, config.canary, config.shadow, config.stage_timeout_s)
-            traffic = GoldenTraffic(Client(url, key, timeout_s=30)) if config.without_traffic else None
+            traffic = (
+                GoldenTraffic(Client(url, key, timeout_s=30, ca_file=config.ca_file or None))
+                if config.without_traffic
+                else None
+            )
             outcome = Promotion(change, plan, check, traffic=traffic, say=say).run(store.absolute(config.bundle))
     except EndedError as error:
         outcome = Outcome(error.result, str(error))

@@ -20,6 +20,8 @@ from serve.serveapi import Application
 
 # A command that leads a promotion asks how it goes every second; one that has not for so long is dead.
 _ALIVE_S: Final = 30.0
+# An endpoint that sleeps (min_replicas 0) wakes at the first question.
+_WAKING_S: Final = 120.0
 
 Check = Callable[[str, Mapping[str, Any]], GoldenStage]
 """The golden stage: of a bundle, beside the one that the endpoint's settings name."""
@@ -84,7 +86,7 @@ class Promotion:
     def _begin(self, bundle: str) -> Mapping[str, Any]:
         """The settings to begin from; what a command that died left behind is cleared away."""
         app = self._change.application()
-        state = self._change.endpoint.promotion()  # at the very start: it tells whether our key is good
+        state = self._first_answer()
         config = app.user_config
         if bundle == config.get("bundle"):
             raise EndedError("refused", f"{bundle} is in service; a new model needs a folder of its own")
@@ -95,8 +97,18 @@ class Promotion:
             self._clear_leftover(left["promotion"], state)
         return config
 
-    def _clear_leftover(self, name: str, state: Mapping[str, Any] | None) -> None:
-        if state is None or state.get("promotion") != name:
+    def _first_answer(self) -> Mapping[str, Any]:
+        """How the endpoint's promotion goes. UserError where it is not ours to ask, or does not answer."""
+        endpoint = self._change.endpoint
+        end = self._change.clock() + _WAKING_S
+        while (state := endpoint.promotion()) is None:
+            if self._change.clock() > end:
+                raise UserError(f"the endpoint does not answer ({endpoint.problem}); look at its address")
+            self._change.sleep(self._change.poll_s)
+        return state
+
+    def _clear_leftover(self, name: str, state: Mapping[str, Any]) -> None:
+        if state.get("promotion") != name:
             raise EndedError("refused", f"promotion {name} is under way, or was left behind: --abort ends it")
         watched = state.get("watched_s")
         if watched is not None and watched < _ALIVE_S:

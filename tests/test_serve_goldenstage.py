@@ -1,0 +1,200 @@
+"""The golden stage, and the command around it: bundles that must not come into service are refused before anything."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import serve.promote
+from data.errors import UserError
+from data.images import Resize
+from models.bundle import add_scores, read_bundle, write_bundle
+from models.catalog import ModelConfig, build
+from models.golden import make_golden
+from models.predictor import Predictor
+from models.preprocess import Preprocess
+from serve.goldenstage import GoldenStage, check_bundles
+from serve.judge import Limits
+from serve.promote import PromoteConfig
+from tests.serving import CLASSES, SIZE, write_tiny_bundle
+
+LIMITS = Limits(max_latency_ratio=5.0)  # tiny networks on a busy machine: only what is far off counts
+
+
+def add_golden(bundle: str, count: int = 16) -> None:
+    """Golden images of noise, with the answers that the bundle gives."""
+    predictor = Predictor.load(bundle)
+    size = predictor.info.preprocess.resize.size
+    random = np.random.default_rng(1)
+    images = random.integers(0, 255, (count, 1, 1, 3)) * np.ones((1, size, size, 1))
+    pixels = (images * random.uniform(0.3, 1, (count, size, size, 1))).astype(np.uint8)
+    golden = make_golden(predictor, pixels, [CLASSES[number % 3] for number in range(count)])
+    assert golden is not None
+    add_scores(bundle, metrics=predictor.info.metrics, golden=golden.entries(), golden_file=golden.file())
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A bundle in service and a later one that is nearly the same: other weights in the last layer, a little."""
+    folder = tmp_path_factory.mktemp("bundles")
+    old, new = str(folder / "old"), str(folder / "new")
+    write_tiny_bundle(old)
+    rewrite(old, new, lambda tensors: tensors[last_bias(tensors)].add_(1e-4))
+    for bundle in (old, new):
+        add_golden(bundle)
+    return old, new
+
+
+def last_bias(tensors: dict[str, torch.Tensor]) -> str:
+    return max(name for name in tensors if name.startswith("head.") and name.endswith(".bias"))
+
+
+def rewrite(source: str, target: str, change: Callable[[dict[str, torch.Tensor]], Any], **metrics: Any) -> str:
+    """The same bundle with other weights, consistent in itself, without golden images."""
+    info, model = read_bundle(source)
+    tensors = {name: value.clone() for name, value in model.state_dict().items()}
+    change(tensors)
+    model.load_state_dict(tensors)
+    write_bundle(
+        target,
+        model,
+        classes=info.classes,
+        preprocess=info.preprocess,
+        metrics={"test": metrics} if metrics else {},
+        thresholds=info.thresholds,
+    )
+    return target
+
+
+def permute(tensors: dict[str, torch.Tensor]) -> None:
+    """Each class gets the output of the next one: what a list of classes in another order does to a model."""
+    bias = last_bias(tensors)
+    for name in (bias, bias.replace(".bias", ".weight")):
+        tensors[name].copy_(tensors[name].roll(1, 0))
+
+
+def make_nan(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[last_bias(tensors)].fill_(float("nan"))
+
+
+def test_a_good_bundle_is_described(bundles: tuple[str, str]) -> None:
+    old, new = bundles
+    found = check_bundles(new, old, LIMITS, threads=1)
+    assert found.problems == ()
+    assert found.seen[0].startswith("16 golden images: all as recorded")
+    assert found.seen[1] == "32 of 32 labels as the model in service"
+    assert "times the time of the model in service" in found.seen[2]
+    assert len(found.images) == 32
+    assert found.new.id != Predictor.load(old).info.id
+
+
+def test_a_bundle_without_golden_images_is_tried_as_far_as_can_be(bundles: tuple[str, str], tmp_path: Path) -> None:
+    old = rewrite(bundles[0], str(tmp_path / "old"), lambda tensors: None)
+    new = rewrite(bundles[0], str(tmp_path / "new"), lambda tensors: tensors[last_bias(tensors)].add_(1e-4))
+    found = check_bundles(new, old, LIMITS)
+    assert found.problems == ()
+    assert "its answers were not checked" in found.seen[0]
+    assert found.images == ()
+
+
+def test_a_bundle_without_numbers_is_refused(bundles: tuple[str, str], tmp_path: Path) -> None:
+    new = rewrite(bundles[0], str(tmp_path / "new"), make_nan)
+    (problem,) = check_bundles(new, bundles[0], LIMITS).problems
+    assert "warm-up image" in problem
+
+
+def test_permuted_classes_are_refused_by_the_golden_images(bundles: tuple[str, str], tmp_path: Path) -> None:
+    """Its own, which were recorded before they were permuted; and the other bundle's, by what they are called now."""
+    old, good = bundles
+    new = rewrite(old, str(tmp_path / "new"), permute)
+    recorded = json.loads(Path(good, "bundle.json").read_text())["golden"]
+    add_scores(new, metrics={}, golden=recorded, golden_file=Path(good, "golden.safetensors").read_bytes())
+    problems = check_bundles(new, old, LIMITS).problems
+    assert any("clearly below 80%" in problem for problem in problems)
+    assert len(problems) >= 2
+
+
+def test_permuted_classes_are_refused_though_all_was_recorded_anew(bundles: tuple[str, str], tmp_path: Path) -> None:
+    new = rewrite(bundles[0], str(tmp_path / "new"), permute)
+    add_golden(new)
+    (problem,) = check_bundles(new, bundles[0], LIMITS).problems
+    assert "0 of 32 labels as the model in service: clearly below 80%" in problem
+
+
+def test_classes_in_another_order_are_refused(bundles: tuple[str, str], tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    shutil.copytree(bundles[1], new)
+    values = json.loads((new / "bundle.json").read_text())
+    values["classes"] = values["classes"][::-1]
+    (new / "bundle.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match="classes must be 2 or more, sorted"):
+        check_bundles(str(new), bundles[0], LIMITS)
+
+
+def test_a_worse_model_than_its_report_says_is_refused(bundles: tuple[str, str], tmp_path: Path) -> None:
+    new = rewrite(bundles[0], str(tmp_path / "new"), lambda tensors: None, balanced_accuracy=0.99)
+    rewrite(new, new, lambda tensors: tensors[last_bias(tensors)].add_(1e-4), balanced_accuracy=0.99)
+    add_golden(new)
+    (problem,) = check_bundles(new, bundles[0], LIMITS).problems
+    assert "of its 16 golden images; its report says 99%" in problem
+
+
+def test_a_bundle_that_takes_ten_times_as_long_is_refused(bundles: tuple[str, str], tmp_path: Path) -> None:
+    new = str(tmp_path / "new")
+    torch.manual_seed(0)
+    model = build(ModelConfig(model="cnn", dense_units=8), classes=3, image_size=10 * SIZE)
+    write_bundle(new, model, classes=CLASSES, preprocess=Preprocess.for_model("cnn", Resize(10 * SIZE)))
+    problems = check_bundles(new, bundles[0], LIMITS).problems
+    assert any("times the time of the model in service (limit 5)" in problem for problem in problems)
+
+
+def test_other_classes_are_refused(bundles: tuple[str, str], tmp_path: Path) -> None:
+    new = str(tmp_path / "new")
+    model = build(ModelConfig(model="cnn", dense_units=8), classes=2, image_size=SIZE)
+    write_bundle(new, model, classes=["crab", "sponge"], preprocess=Preprocess.for_model("cnn", Resize(SIZE)))
+    assert check_bundles(new, bundles[0], LIMITS).problems == (
+        "it knows the classes crab, sponge; in service are anemone, crab, eagle ray",
+    )
+
+
+def test_the_model_in_service_is_not_promoted_again(bundles: tuple[str, str], tmp_path: Path) -> None:
+    copy = str(tmp_path / "copy")
+    shutil.copytree(bundles[0], copy)
+    (problem,) = check_bundles(copy, bundles[0], LIMITS).problems
+    assert problem.endswith("is in service already")
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({}, "give either the bundle"),
+        ({"bundle": "b", "rollback": True}, "give either the bundle"),
+        ({"abort": True, "rollback": True}, "give either the bundle"),
+        ({"bundle": "b", "endpoint": "http://e"}, "endpoint and dashboard must be given together"),
+        ({"bundle": "b", "canary": 1.0}, "canary must be between 0 and 1"),
+        ({"bundle": "b", "shadow": 0.0}, "shadow must be above 0"),
+        ({"bundle": "b", "stage_timeout_s": 0.0}, "stage_timeout_s must be > 0"),
+    ],
+)
+def test_the_command_checks_what_it_is_given(values: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        PromoteConfig(**values)
+
+
+def test_without_an_endpoint_the_command_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["promote.py", "--abort"])
+    assert serve.promote.main() == 2
+    assert "no endpoint of yours runs" in capsys.readouterr().err
+
+
+def test_what_is_seen_and_what_speaks_against_it_are_two_things() -> None:
+    fields = set(GoldenStage.__dataclass_fields__)
+    assert fields == {"new", "seen", "problems", "images"}
