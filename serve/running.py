@@ -99,6 +99,7 @@ def end(running: Running) -> list[str]:
     if running.alive:
         _signal(running.pid, signal.SIGTERM)
         _until_gone([running.pid], _ENDING_S)
+        _until_gone(processes_of(running.folder), _KILL_S)  # they end with it, a moment later
         told.append(f"ended the endpoint at {running.url} (process {running.pid})")
     left = processes_of(running.folder)
     for number, patience_s in ((signal.SIGTERM, _KILL_S), (signal.SIGKILL, _KILL_S)):

@@ -1,0 +1,72 @@
+"""A program that Ray starts as HAProxy: it changes what Ray has no settings for, and becomes HAProxy."""
+
+import json
+import shlex
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from serve.settings import ServeConfig
+
+LOOPBACK: Final = "127.0.0.1"
+
+_LATE = {
+    "error": {"code": "body_timeout", "message": "the request did not arrive in time: send it faster or send less"}
+}
+
+
+def stand_in(config: ServeConfig, folder: str, ports: Mapping[str, int], binary: str) -> str:
+    """Write the program into `folder`, with the files that HAProxy is to read; returns its path.
+
+    `ports`: HAProxy's "metrics" and "stats". `binary`: the real HAProxy. OSError for TLS files that cannot be read.
+
+    It changes four lines of the file that Ray writes, each time that Ray starts HAProxy, and does not start it where
+    Ray's file is not what is expected here.
+    """
+    changes = {**_addresses(config, folder, ports), r"balance .*": r"&\n" + _waiting(config, folder)}
+    checks = "\n".join(f"grep -q '^ *{old}$' \"$3\"" for old in changes)
+    edits = " ".join(f"-e 's|{old}$|{new}|'" for old, new in changes.items())
+    program = Path(folder, "haproxy")
+    program.write_text(
+        f"""#!/bin/sh
+# Started by Ray as: haproxy -db -f FILE ...
+set -e
+{checks}
+sed -i {edits} "$3"
+exec {shlex.quote(binary)} "$@"
+"""
+    )
+    program.chmod(stat.S_IRWXU)
+    return str(program)
+
+
+def _addresses(config: ServeConfig, folder: str, ports: Mapping[str, int]) -> dict[str, str]:
+    """Where HAProxy listens: the endpoint where it was asked to, with TLS if it has a certificate, and the two pages of
+    counters on this machine only (Ray opens them to all, without a key)."""
+    secured = ""
+    if config.tls_cert:
+        both = Path(folder, "tls.pem")
+        both.touch(mode=0o600)
+        both.write_bytes(b"\n".join(Path(file).read_bytes() for file in (config.tls_cert, config.tls_key)))
+        secured = f" ssl crt {both} ssl-min-ver TLSv1.2"
+    return {
+        f"bind {LOOPBACK}:{config.port}": f"bind {config.host}:{config.port}{secured}",
+        f"bind :{ports['metrics']}": f"bind {LOOPBACK}:{ports['metrics']}",
+        rf"bind \*:{ports['stats']}": f"bind {LOOPBACK}:{ports['stats']}",
+    }
+
+
+def _waiting(config: ServeConfig, folder: str) -> str:
+    """Three lines for the section that all others inherit.
+
+    `http-buffer-request` has HAProxy wait for the whole request (or a full buffer) before it chooses a replica: only
+    what it holds whole can be sent again to another one, and a client that sends slowly takes no replica's place.
+    """
+    late = Path(folder, "408.http")
+    body = json.dumps(_LATE, separators=(",", ":"))
+    head = f"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+    late.write_bytes(f"{head}connection: close\r\n\r\n{body}".encode())
+    milliseconds = round(config.endpoint.body_timeout_s * 1000)
+    lines = ("option http-buffer-request", f"timeout http-request {milliseconds}ms", f"errorfile 408 {late}")
+    return r"\n".join(f"    {line}" for line in lines)

@@ -1,0 +1,145 @@
+"""HAProxy's environment and the program that stands in for it, without Ray."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from data.errors import UserError
+from serve.ingress import Ingress, prepare
+from serve.running import MARK
+from serve.settings import EndpointConfig, ServeConfig
+from serve.standin import stand_in
+from tests.serving import write_certificate
+
+PORTS = {"metrics": 9101, "stats": 8404}
+# Those of Ray's lines that matter here, as it writes them.
+RAYS_FILE = """global
+    maxconn 1024
+defaults
+    mode http
+    load-server-state-from-file global
+    balance leastconn
+frontend prometheus
+    bind :9101
+    mode http
+frontend http_frontend
+    bind 127.0.0.1:8000
+listen stats
+  bind *:8404
+  stats enable
+"""
+
+
+@pytest.fixture
+def made() -> Iterator[list[Ingress]]:
+    """Ingresses whose folders are cleared away."""
+    ingresses: list[Ingress] = []
+    yield ingresses
+    for ingress in ingresses:
+        ingress.remove()
+
+
+def config_for(**values: object) -> ServeConfig:
+    return ServeConfig(EndpointConfig("b", body_timeout_s=1.5), **values)  # type: ignore[arg-type]
+
+
+def test_two_endpoints_share_no_port_socket_or_file(made: list[Ingress]) -> None:
+    environs: list[dict[str, str]] = [{}, {}]
+    made += [prepare(config_for(), environ) for environ in environs]
+    first, second = environs
+    assert first.keys() == second.keys()
+    assert not set(made[0].ports.values()) & set(made[1].ports.values())
+    for name, value in first.items():
+        if made[0].folder in value:
+            assert made[1].folder in second[name]
+    assert first["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+    assert first[MARK] == made[0].folder
+    longest = f"{first['RAY_SERVE_HAPROXY_SOCKET_PATH']}/{'n' * 56}.4194304.tmp"
+    assert len(longest) < 108  # what the path of a Unix socket may have
+    assert Path(made[0].folder).stat().st_mode & 0o77 == 0
+    made[0].remove()
+    assert not os.path.exists(made[0].folder)
+
+
+def test_what_the_user_has_set_stays_but_not_what_another_endpoint_has(made: list[Ingress]) -> None:
+    environ = {"RAY_SERVE_HAPROXY_NBTHREAD": "4"}
+    made.append(prepare(config_for(), environ))
+    assert environ["RAY_SERVE_HAPROXY_NBTHREAD"] == "4"
+    outer = environ["RAY_SERVE_HAPROXY_BINARY_PATH"]
+    made.append(prepare(config_for(), environ))  # as in a process that the first endpoint started
+    inner = environ["RAY_SERVE_HAPROXY_BINARY_PATH"]
+    assert inner != outer
+    assert outer not in Path(inner).read_text()
+
+
+def test_python_is_used_where_it_is_asked_for_or_nothing_else_is_there(
+    made: list[Ingress], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environ: dict[str, str] = {}
+    made.append(prepare(config_for(ingress="python"), environ))
+    assert environ["RAY_SERVE_ENABLE_HA_PROXY"] == "0"
+    assert (made[-1].haproxy, made[-1].note, made[-1].ports) == (False, "", {})
+    assert made[-1].http_options(config_for(host="0.0.0.0"))["host"] == "0.0.0.0"
+    monkeypatch.setattr("sys.platform", "darwin")
+    made.append(prepare(config_for(), environ))
+    assert environ["RAY_SERVE_ENABLE_HA_PROXY"] == "0"
+    assert "Linux only" in made[-1].note
+
+
+def test_with_haproxy_ray_itself_listens_on_this_machine_only(made: list[Ingress]) -> None:
+    made.append(prepare(config_for(), {}))
+    options = made[0].http_options(config_for(host="0.0.0.0", port=8123, request_timeout_s=60))
+    assert options == {"host": "127.0.0.1", "port": 8123, "request_timeout_s": 60}
+
+
+def run_stand_in(folder: Path, config: ServeConfig, written: str = RAYS_FILE) -> subprocess.CompletedProcess[str]:
+    program = stand_in(config, str(folder), PORTS, shutil.which("echo") or "echo")
+    (folder / "haproxy.cfg").write_text(written)
+    command = [program, "-db", "-f", str(folder / "haproxy.cfg"), "-sf", "12"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_stand_in_changes_four_lines_and_becomes_haproxy(tmp_path: Path) -> None:
+    done = run_stand_in(tmp_path, config_for(host="0.0.0.0"))
+    assert done.stdout == f"-db -f {tmp_path}/haproxy.cfg -sf 12\n"
+    before, after = RAYS_FILE.splitlines(), (tmp_path / "haproxy.cfg").read_text().splitlines()
+    assert [line.strip() for line in after if line not in before] == [
+        "option http-buffer-request",
+        "timeout http-request 1500ms",
+        f"errorfile 408 {tmp_path}/408.http",
+        "bind 127.0.0.1:9101",
+        "bind 0.0.0.0:8000",
+        "bind 127.0.0.1:8404",
+    ]
+    assert len(after) == len(before) + 3
+    head, _, body = (tmp_path / "408.http").read_bytes().partition(b"\r\n\r\n")
+    assert b"content-length: %d" % len(body) in head
+
+
+def test_the_stand_in_puts_the_certificate_into_a_file_of_its_own(tmp_path: Path) -> None:
+    certificate, key = write_certificate(tmp_path)
+    done = run_stand_in(tmp_path, config_for(tls_cert=certificate, tls_key=key))
+    assert done.returncode == 0
+    assert f"bind 127.0.0.1:8000 ssl crt {tmp_path}/tls.pem " in (tmp_path / "haproxy.cfg").read_text()
+    assert (tmp_path / "tls.pem").stat().st_mode & 0o77 == 0
+    assert Path(key).read_bytes() in (tmp_path / "tls.pem").read_bytes()
+
+
+@pytest.mark.parametrize("line", ["bind :9101", "bind *:8404", "bind 127.0.0.1:8000", "balance leastconn"])
+def test_the_stand_in_does_not_start_haproxy_on_a_file_that_it_does_not_know(tmp_path: Path, line: str) -> None:
+    done = run_stand_in(tmp_path, config_for(), RAYS_FILE.replace(line, "bind [::]:1"))
+    assert done.returncode != 0
+    assert done.stdout == ""
+
+
+def test_a_certificate_that_cannot_be_used_is_told_before_anything_is_started(tmp_path: Path) -> None:
+    certificate, _ = write_certificate(tmp_path)
+    (tmp_path / "other").mkdir()
+    _, another = write_certificate(tmp_path / "other")
+    for wrong in (another, certificate, str(tmp_path / "missing.pem")):
+        with pytest.raises(UserError, match="no certificate with its private key"):
+            prepare(config_for(tls_cert=certificate, tls_key=wrong), {})
