@@ -22,8 +22,9 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 @pytest.fixture(scope="session", autouse=True)
 def user_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Tests that name no cache folder must not read or write the user's own."""
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("user-cache"))
+    """Tests that name no folder must not read or write the user's own: caches, keys, notes of running endpoints."""
+    for kind in ("cache", "config", "state"):
+        os.environ[f"XDG_{kind.upper()}_HOME"] = str(tmp_path_factory.mktemp(f"user-{kind}"))
 
 
 @pytest.fixture(scope="session")
