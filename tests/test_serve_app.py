@@ -1,14 +1,16 @@
-"""python serve/app.py as a user runs it: its own Ray, one address, and nothing left when it ends."""
+"""python serve/app.py as a user runs it: a key, TLS, asleep when nobody calls, and nothing left when it ends."""
 
+import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -16,9 +18,70 @@ import pytest
 
 from data.errors import UserError
 from serve.settings import EndpointConfig, ServeConfig
-from tests.serving import free_port, picture
+from tests.commands import ROOT
+from tests.served import KEY, Served, served
+from tests.serving import picture, write_certificate
 
-ROOT = Path(__file__).resolve().parents[1]
+
+def stop(running: Served, how: signal.Signals) -> None:
+    """End it and see that nothing is left."""
+    if how is signal.SIGINT:
+        running.command.ctrl_c()  # as a terminal does: the whole group hears it
+    else:
+        running.command.signal(how)  # as a supervisor does
+    assert running.command.end() == 0
+    assert "stopping" in running.command.text
+    assert "Traceback" not in running.command.text
+    running.until_gone()
+    assert not os.path.exists(running.note.folder)
+
+
+def post(running: Served, key: str) -> int:
+    with running.client(key) as client:
+        return client.post("/predict", content=picture(1)).status_code
+
+
+@pytest.mark.ray
+def test_a_first_run_makes_a_key_sleeps_when_nobody_calls_and_wakes_for_all_who_do(
+    tiny_bundle: str, tmp_path: Path
+) -> None:
+    options = ("--bundle", tiny_bundle, "--min-replicas", "0", "--max-replicas", "1", "--idle-s", "1")
+    with served(*options, "--shutdown-s", "1", keys="", tls=write_certificate(tmp_path)) as running:
+        (tmp_path / "photo.jpg").write_bytes(picture(1))
+        (line,) = [line.strip() for line in running.said.splitlines() if "curl" in line]
+        done = subprocess.run(f"{line} -s", shell=True, cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert "label" in json.loads(done.stdout)["predictions"][0]
+        assert post(running, key="") == 401
+        found = re.search(r"Bearer (er_[\w-]+)'", line)
+        assert found is not None
+        key = found[1]
+        assert key not in "".join(file.read_text(errors="replace") for file in logs(running))
+        running.until_replicas(0)
+        # Keys hold for those who wake it, too.
+        with ThreadPoolExecutor(20) as threads:
+            answers = list(threads.map(lambda number: post(running, key if number % 4 else "er_wrong"), range(20)))
+        assert answers == [200 if number % 4 else 403 for number in range(20)]
+        stop(running, signal.SIGINT)
+
+
+def logs(running: Served) -> Iterator[Path]:
+    """Ray's own, of the endpoint's session."""
+    return (file for file in Path(running.note.session_dir, "logs").rglob("*") if file.is_file())
+
+
+@pytest.mark.ray
+def test_it_answers_over_tls_behind_rays_own_proxy_and_ends_when_a_supervisor_says_so(
+    tiny_bundle: str, tmp_path: Path
+) -> None:
+    options = ("--bundle", tiny_bundle, "--ingress", "python", "--shutdown-s", "1", "--max-replicas", "1")
+    with served(*options, tls=write_certificate(tmp_path)) as running:
+        assert running.note.url.startswith("https://127.0.0.1:")
+        assert post(running, KEY) == 200
+        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            httpx.get(running.note.url)
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(running.note.url.replace("https", "http") + "/healthz")
+        stop(running, signal.SIGTERM)
 
 
 @pytest.fixture
@@ -29,85 +92,18 @@ def ray_folder() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def start(*arguments: str, ray_folder: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "serve" / "app.py"), *arguments],
-        env={**os.environ, "RAY_TMPDIR": str(ray_folder), "RAY_ADDRESS": "127.0.0.1:1"},
-        cwd=ray_folder, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def processes_naming(folder: Path) -> list[str]:
-    """Command lines of running processes that mention a folder, as all of a Ray session's do."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if str(folder) in line:
-            found.append(line[:200])
-    return found
-
-
-def listening_on(port: int) -> set[str]:
-    """The local addresses, as /proc/net/tcp writes them, that listen on a port."""
-    rows = [row.split() for file in ("tcp", "tcp6") for row in Path(f"/proc/net/{file}").read_text().splitlines()[1:]]
-    return {row[1].rpartition(":")[0] for row in rows if row[3] == "0A" and int(row[1].rpartition(":")[2], 16) == port}
-
-
-@pytest.mark.ray
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_it_serves_until_it_is_stopped_and_leaves_nothing(
-    tiny_bundle: str, ray_folder: Path, stop: signal.Signals
-) -> None:
-    port = free_port()
-    process = start("--bundle", tiny_bundle, "--port", str(port), "--shutdown-s", "1", ray_folder=ray_folder)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        said = announcement(process)
-        assert f"curl --data-binary @photo.jpg {url}/predict" in said
-        assert httpx.get(f"{url}/healthz", timeout=30).status_code == 200
-        answer = httpx.post(f"{url}/predict", content=picture(1), timeout=30)
-        assert answer.status_code == 200
-        assert "label" in answer.json()["predictions"][0]
-        assert listening_on(port) == {"0100007F"}  # 127.0.0.1 and nothing else
-        assert len(processes_naming(ray_folder)) > 2
-        if stop is signal.SIGINT:
-            os.killpg(process.pid, stop)  # as a terminal does: the whole group hears it
-        else:
-            process.send_signal(stop)  # as a supervisor does
-        out, err = process.communicate(timeout=120)
-    finally:
-        process.kill()
-        process.wait()
-    assert process.returncode == 0, err
-    assert "stopping" in out
-    assert "Traceback" not in err
-    end = time.monotonic() + 30  # killed children may take a moment to be reaped
-    while (left := processes_naming(ray_folder)) and time.monotonic() < end:
-        time.sleep(0.2)
-    assert left == []
-
-
-def announcement(process: subprocess.Popen[str]) -> str:
-    """What the command prints up to its last line before it waits."""
-    assert process.stdout is not None
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if line.startswith("Ctrl-C"):
-            return "".join(lines)
-    raise AssertionError(f"it ended early: {lines} {process.communicate()[1]}")
-
-
-def refusal(process: subprocess.Popen[str]) -> str:
+def refusal(*arguments: str, ray_folder: Path, **environ: str) -> str:
     """The one line of a command that refuses to start."""
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 2, (out, err)
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    return err
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "serve" / "app.py"), *arguments],
+        env={**os.environ, "RAY_TMPDIR": str(ray_folder), "RAY_ADDRESS": "127.0.0.1:1", **environ},
+        cwd=ray_folder, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert list(ray_folder.iterdir()) == []
+    return done.stderr
 
 
 def test_a_missing_or_broken_bundle_is_one_line_before_ray_starts(
@@ -117,9 +113,8 @@ def test_a_missing_or_broken_bundle_is_one_line_before_ray_starts(
     shutil.copytree(tiny_bundle, broken)
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    assert "no bundle there" in refusal(start("--bundle", "nowhere", ray_folder=ray_folder))
-    assert "damaged" in refusal(start("--bundle", str(broken), ray_folder=ray_folder))
-    assert list(ray_folder.iterdir()) == []
+    assert "no bundle there" in refusal("--bundle", "nowhere", ray_folder=ray_folder)
+    assert "damaged" in refusal("--bundle", str(broken), ray_folder=ray_folder)
 
 
 def test_a_taken_port_is_one_line(tiny_bundle: str, ray_folder: Path) -> None:
@@ -127,15 +122,25 @@ def test_a_taken_port_is_one_line(tiny_bundle: str, ray_folder: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        assert f"port {port}" in refusal(start("--bundle", tiny_bundle, "--port", port, ray_folder=ray_folder))
-    assert list(ray_folder.iterdir()) == []
+        assert f"port {port}" in refusal("--bundle", tiny_bundle, "--port", port, ray_folder=ray_folder)
+
+
+def test_keys_that_cannot_be_read_are_one_line_that_shows_none(
+    tiny_bundle: str, ray_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "keys.json").write_text(f'{{"version": 1, "keys": ["{KEY}"]')
+    said = refusal("--bundle", tiny_bundle, "--keys", str(tmp_path / "keys.json"), ray_folder=ray_folder)
+    assert "keys.json" in said
+    assert KEY not in said
 
 
 def test_a_setting_that_cannot_be_is_refused(tiny_bundle: str, ray_folder: Path) -> None:
-    process = start("--bundle", tiny_bundle, "--max-replicas", "0", ray_folder=ray_folder)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert "max_replicas must be >= 1" in out + err
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "serve" / "app.py"), "--bundle", tiny_bundle, "--max-replicas", "0"],
+        cwd=ray_folder, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "max_replicas must be >= 1" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
@@ -145,12 +150,13 @@ def test_a_setting_that_cannot_be_is_refused(tiny_bundle: str, ray_folder: Path)
             ServeConfig(EndpointConfig("b"), cpus_per_replica=3),
             "1 x 3 CPU do not fit .* has 2; lower --cpus-per-replica",
         ),
+        (ServeConfig(EndpointConfig("b"), min_replicas=0, cpus_per_replica=3), "1 x 3 CPU do not fit"),
         (ServeConfig(EndpointConfig("b"), min_replicas=4, max_replicas=4), "4 x 1 CPU do not fit"),
         (ServeConfig(EndpointConfig("b", device="cuda")), "1 x 1 GPU do not fit .* has 0; .*--device cpu"),
     ],
 )
 def test_replicas_that_this_machine_can_never_hold_are_refused(config: ServeConfig, complaint: str) -> None:
-    from serve.local import refuse_impossible
+    from serve.starting import refuse_impossible
 
     with pytest.raises(UserError, match=complaint):
         refuse_impossible(config, {"CPU": 2.0, "memory": 1e9})
@@ -161,6 +167,7 @@ def test_the_first_read_of_a_bundle_keeps_its_copy_where_the_settings_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from serve import local
+    from serve.ingress import Ingress
 
     asked = []
 
@@ -170,5 +177,7 @@ def test_the_first_read_of_a_bundle_keeps_its_copy_where_the_settings_say(
 
     monkeypatch.setattr(local, "read_bundle", read)
     with pytest.raises(UserError, match="stop here"):
-        local.serve_until_stopped(ServeConfig(EndpointConfig("s3://b/m", cache_dir=str(tmp_path))))
+        local.serve_until_stopped(
+            ServeConfig(EndpointConfig("s3://b/m", cache_dir=str(tmp_path))), Ingress(False, "", "", {})
+        )
     assert asked == [str(tmp_path)]

@@ -1,61 +1,72 @@
-"""The endpoint on a real Ray Serve, over real HTTP: it answers what the predictor answers, whatever it is sent."""
+"""The endpoint on a real Ray Serve behind HAProxy: it answers what the predictor answers, whatever is done to it."""
 
 import asyncio
+import contextlib
+import os
+import signal
 import socket
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
+import numpy as np
 import pytest
-from ray.serve.config import HTTPOptions
 
+from data.images import encode_png
 from models.predictor import Prediction, Predictor
-from serve.app import app
+from serve.serveapi import ServeApi, ray_token
+from serve.starting import APPLICATION
+from tests.commands import ROOT
 from tests.images_zoo import zoo
-from tests.serving import assert_same_entry, entry_of, files, free_port, picture, write_tiny_bundle
+from tests.served import KEY, Served, served
+from tests.serving import assert_same_entry, entry_of, files, picture, write_tiny_bundle
 
 pytestmark = pytest.mark.ray
 
 ONGOING, QUEUED = 8, 16
 SETTINGS = {
-    "max_ongoing_requests": ONGOING,
-    "max_queued_requests": QUEUED,
-    "max_replicas": 1,
-    "max_body_mb": 2,
-    "body_timeout_s": 2,
-    "shutdown_s": 1,
+    "max-ongoing-requests": ONGOING,
+    "max-queued-requests": QUEUED,
+    "max-replicas": 1,
+    "max-body-mb": 2,
+    "body-timeout-s": 2,
+    "shutdown-s": 1,
 }
-
-
-@dataclass(frozen=True)
-class Served:
-    """A running endpoint, and the predictor over the same bundle."""
-
-    url: str
-    predictor: Predictor
-
-    def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=60)
-
-    def connect(self) -> socket.socket:
-        address = urlsplit(self.url)
-        return socket.create_connection((str(address.hostname), int(address.port or 0)), timeout=60)
+# What listens on all of this machine's addresses although the endpoint does not: the README says so. gRPC between
+# replicas, which Ray Serve opens in each; it asks for Ray's token.
+OPEN_TO_ALL = {"ray::ServeReplica"}
 
 
 @pytest.fixture(scope="module")
-def served(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    import ray.serve
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    folder = tmp_path_factory.mktemp("models")
+    for seed, name in enumerate(("first", "second")):
+        write_tiny_bundle(str(folder / name), seed=seed)
+    return str(folder / "first"), str(folder / "second")
 
-    bundle = str(tmp_path_factory.mktemp("models") / "bundle")
-    write_tiny_bundle(bundle)
-    port = free_port()
-    ray.serve.start(http_options=HTTPOptions(port=port))
-    ray.serve.run(app({"bundle": bundle, **{name: str(value) for name, value in SETTINGS.items()}}))
-    yield Served(f"http://127.0.0.1:{port}", Predictor.load(bundle))
-    ray.serve.shutdown()
+
+@pytest.fixture(scope="module")
+def running(bundles: tuple[str, str]) -> Iterator[Served]:
+    """One endpoint for all tests here; ended from outside, as from another terminal, and then nothing is left."""
+    settings = [text for name, value in SETTINGS.items() for text in (f"--{name}", str(value))]
+    with served("--bundle", bundles[0], *settings) as endpoint:
+        yield endpoint
+        down = [sys.executable, str(ROOT / "serve/app.py"), "--down"]
+        done = subprocess.run(down, env=endpoint.environ, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        assert f"ended the endpoint at {endpoint.note.url}" in done.stdout
+        assert "no endpoint of yours runs here now" in done.stdout
+        endpoint.until_gone()
+        assert endpoint.command.end() == 0
+
+
+@pytest.fixture(scope="module")
+def predictor(bundles: tuple[str, str]) -> Predictor:
+    return Predictor.load(bundles[0])
 
 
 PICTURES = [picture(seed, 30 + seed) for seed in range(40)]
@@ -67,68 +78,77 @@ def accuracy(labels: Sequence[str]) -> float:
     return sum(found == true for found, true in zip(labels, truth, strict=True)) / len(truth)
 
 
-def assert_as_predicted(served: Served, entries: Sequence[dict[str, Any]]) -> None:
-    answers = served.predictor.predict_bytes(PICTURES)
+def assert_as_predicted(predictor: Predictor, entries: Sequence[dict[str, Any]]) -> None:
+    answers = predictor.predict_bytes(PICTURES)
     for entry, answer in zip(entries, answers, strict=True):
         assert_same_entry(entry, entry_of(answer))
     expected = [answer.label for answer in answers if isinstance(answer, Prediction)]
     assert accuracy([entry["label"] for entry in entries]) == accuracy(expected)
 
 
-def test_one_by_one_it_answers_what_the_predictor_answers(served: Served) -> None:
-    with served.client() as client:
-        bodies = [client.post("/predict", content=blob).json() for blob in PICTURES]
-    assert {body["model"] for body in bodies} == {served.predictor.info.id}
-    assert_as_predicted(served, [body["predictions"][0] for body in bodies])
+def test_one_by_one_it_answers_what_the_predictor_answers(running: Served, predictor: Predictor) -> None:
+    with running.client() as client:
+        answers = [client.post("/predict", content=blob) for blob in PICTURES]
+    assert {answer.json()["model"] for answer in answers} == {predictor.info.id}
+    assert {answer.headers["x-model-id"] for answer in answers} == {predictor.info.id}
+    assert_as_predicted(predictor, [answer.json()["predictions"][0] for answer in answers])
 
 
-def test_in_one_request_it_answers_the_same(served: Served) -> None:
-    with served.client() as client:
+def test_in_one_request_it_answers_the_same(running: Served, predictor: Predictor) -> None:
+    with running.client() as client:
         body = client.post("/predict", files=files(PICTURES)).json()
-    assert_as_predicted(served, body["predictions"])
+    assert_as_predicted(predictor, body["predictions"])
 
 
-def test_concurrently_it_answers_the_same(served: Served) -> None:
+def test_concurrently_it_answers_the_same(running: Served, predictor: Predictor) -> None:
     async def run() -> list[dict[str, Any]]:
-        limits = httpx.Limits(max_connections=ONGOING)
-        async with httpx.AsyncClient(base_url=served.url, timeout=60, limits=limits) as client:
+        limits, headers = httpx.Limits(max_connections=ONGOING), {"authorization": f"Bearer {KEY}"}
+        async with httpx.AsyncClient(base_url=running.note.url, timeout=60, limits=limits, headers=headers) as client:
             answers = await asyncio.gather(*(client.post("/predict", content=blob) for blob in PICTURES))
         return [answer.json()["predictions"][0] for answer in answers]
 
-    assert_as_predicted(served, asyncio.run(run()))
+    assert_as_predicted(predictor, asyncio.run(run()))
 
 
-def test_nasty_images_get_their_named_answer_and_harm_no_neighbour(served: Served) -> None:
+def test_nasty_images_get_their_named_answer_and_harm_no_neighbour(running: Served, predictor: Predictor) -> None:
     nasty = [one for one in zoo() if one.blob]  # an empty raw body is a malformed request; as a file it is below
-    with served.client() as client:
+    with running.client() as client:
         alone = [client.post("/predict", content=one.blob).json()["predictions"][0] for one in nasty]
         blobs = [blob for one in nasty for blob in (PICTURES[0], one.blob)]
         together: list[dict[str, Any]] = []
         for start in range(0, len(blobs), 32):
             together += client.post("/predict", files=files(blobs[start : start + 32])).json()["predictions"]
         empty = client.post("/predict", files=files([b"", PICTURES[0]])).json()["predictions"]
-    good = entry_of(served.predictor.predict_bytes([PICTURES[0]])[0])
+    good = entry_of(predictor.predict_bytes([PICTURES[0]])[0])
     for one, single, neighbour, batched in zip(nasty, alone, together[::2], together[1::2], strict=True):
         found = single["error"]["code"] if "error" in single else "ok"
         assert found == one.expected, one.name
         assert_same_entry(batched, single)
         assert_same_entry(neighbour, good)
         if one.expected == "ok":
-            assert_same_entry(single, entry_of(served.predictor.predict_bytes([one.blob])[0]))
+            assert_same_entry(single, entry_of(predictor.predict_bytes([one.blob])[0]))
     assert empty[0]["error"]["code"] == "empty"
     assert_same_entry(empty[1], good)
 
 
-def test_health_model_and_document(served: Served) -> None:
-    with served.client() as client:
-        assert client.get("/healthz").json() == {"status": "ok", "model": served.predictor.info.id}
-        assert client.get("/model").json()["id"] == served.predictor.info.id
+def test_health_model_and_document(running: Served, predictor: Predictor) -> None:
+    with running.client() as client:
+        assert client.get("/healthz").json() == {"status": "ok", "model": predictor.info.id}
+        assert client.get("/model").json()["id"] == predictor.info.id
         assert "/predict" in client.get("/openapi.json").json()["paths"]
         assert client.get("/docs").status_code == 200
 
 
-def test_errors_keep_their_form_through_the_proxy(served: Served) -> None:
-    with served.client() as client:
+def test_each_answer_has_one_request_id_the_clients_own_where_it_has_one(running: Served) -> None:
+    with running.client() as client:
+        given = client.get("/healthz", headers={"x-request-id": "mine-1"})
+        made = client.get("/healthz")
+    assert given.headers.get_list("x-request-id") == ["mine-1"]
+    assert len(made.headers.get_list("x-request-id")) == 1
+
+
+def test_errors_keep_their_form_through_the_ingress(running: Served) -> None:
+    with running.client() as client:
         answers = [
             client.get("/nothing"),
             client.get("/predict"),
@@ -142,52 +162,119 @@ def test_errors_keep_their_form_through_the_proxy(served: Served) -> None:
         assert client.post("/predict", content=PICTURES[0]).status_code == 200
 
 
-def half_a_request(served: Served) -> socket.socket:
-    connection = served.connect()
+def test_it_listens_where_it_is_said_to_and_the_key_is_asked_for_at_every_door(running: Served) -> None:
+    listening = running.listening()
+    assert {kind for address, _, kind in listening if address == "*"} == OPEN_TO_ALL
+    assert {address for address, _, _ in listening} == {"*", "127.0.0.1"}
+    assert ("127.0.0.1", running.note.port, "haproxy") in listening
+    doors = {(port, kind) for address, port, kind in listening if address == "127.0.0.1"}
+    asking = [
+        port for port, kind in doors if port == running.note.port or kind in ("ray::ServeReplica", "ray::ProxyActor")
+    ]
+    asked = []
+    for port in asking:
+        with contextlib.suppress(httpx.TransportError):  # gRPC, where Ray's own processes talk
+            answers = [httpx.get(f"http://127.0.0.1:{port}/model", headers=headers) for headers in wrong_keys()]
+            asked.append([answer.status_code for answer in answers])
+    assert asked == [[401, 403]] * 3  # HAProxy, the replica's own port, Ray's proxy for when there is no replica
+
+
+def wrong_keys() -> list[dict[str, str]]:
+    return [{}, {"authorization": "Bearer er_wrong"}]
+
+
+def test_what_is_open_to_all_refuses_without_rays_token(running: Served) -> None:
+    grpc: Any = pytest.importorskip("grpc")  # Ray brings it along, without types
+    for _, port, _ in [one for one in running.listening() if one[0] == "*"]:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.unary_unary("/ray.serve.ASGIService/HandleRequest")
+            with pytest.raises(grpc.RpcError) as refused:
+                call(b"", timeout=30)
+            assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def half_a_request(running: Served) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", running.note.port), timeout=60)
     connection.sendall(b"POST /predict HTTP/1.1\r\nHost: endpoint\r\nContent-Length: 100000\r\n\r\nhalf")
     return connection
 
 
-def test_aborted_bodies_leave_the_replica_alone(served: Served) -> None:
+def test_aborted_and_slow_bodies_take_no_place_from_others(running: Served, predictor: Predictor) -> None:
     for _ in range(3 * (ONGOING + QUEUED)):
-        half_a_request(served).close()
-    with served.client() as client:
-        assert eventually_200(client)
-        assert_as_predicted(served, [client.post("/predict", content=b).json()["predictions"][0] for b in PICTURES])
-
-
-def eventually_200(client: httpx.Client) -> bool:
-    """Whether the endpoint answers again, once the requests that a test left hanging are gone."""
-    end = time.monotonic() + 60
-    while client.post("/predict", content=PICTURES[0]).status_code != 200:
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.1)
-    return True
-
-
-def test_slow_bodies_fill_the_queue_and_overload_is_answered_at_once(served: Served) -> None:
-    """Each request that is sent half holds a place; when all are taken, the next one hears so, with Retry-After."""
-    held = [half_a_request(served) for _ in range(ONGOING + QUEUED + 4)]
+        half_a_request(running).close()
+    held = [half_a_request(running) for _ in range(3 * (ONGOING + QUEUED))]
     try:
-        with served.client() as client:
-            refused: httpx.Response | None = None
-            for attempt in range(200):
-                if attempt % 20 == 19:  # on a busy machine the first ones had run out before the last one came
-                    held += [half_a_request(served) for _ in range(ONGOING + QUEUED + 4)]
-                answer = client.post("/predict", content=PICTURES[0], headers={"x-request-timeout-seconds": "0.2"})
-                if answer.status_code == 429:
-                    refused = answer
-                    break
-            assert refused is not None
-            assert refused.headers["retry-after"] == "1"
+        with running.client() as client:
+            assert client.post("/predict", content=PICTURES[0]).status_code == 200
         late = b""
-        while b"body_timeout" not in late and (more := held[0].recv(65536)):
+        while more := held[0].recv(65536):
             late += more
         assert late.startswith(b"HTTP/1.1 408")
         assert b'{"error":{"code":"body_timeout"' in late
     finally:
         for connection in held:
             connection.close()
-    with served.client() as client:
-        assert eventually_200(client)
+    with running.client() as client:
+        entries = [client.post("/predict", content=blob).json()["predictions"][0] for blob in PICTURES]
+    assert_as_predicted(predictor, entries)
+
+
+def test_overload_is_answered_at_once_and_what_is_taken_is_answered(running: Served) -> None:
+    heavy = encode_png(np.zeros((3000, 3000, 3), np.uint8))  # small to send, slow to decode
+
+    async def run() -> list[httpx.Response]:
+        limits, headers = httpx.Limits(max_connections=None), {"authorization": f"Bearer {KEY}"}
+        async with httpx.AsyncClient(base_url=running.note.url, timeout=60, limits=limits, headers=headers) as client:
+            return await asyncio.gather(
+                *(client.post("/predict", content=heavy) for _ in range(3 * (ONGOING + QUEUED)))
+            )
+
+    answers = asyncio.run(run())
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert {answer.status_code for answer in answers} == {200, 429}
+    assert len(answers) - len(refused) >= ONGOING
+    assert {answer.headers["retry-after"] for answer in refused} == {"1"}
+
+
+def test_a_killed_replica_loses_nobodys_request(running: Served) -> None:
+    """The only one: HAProxy sends again what it worked on, and Ray's proxy keeps all until the next one is there."""
+    (victim,) = running.until_replicas(1)
+    statuses: list[int] = []
+    until = threading.Event()
+
+    def ask() -> None:
+        with running.client() as client:
+            while not until.is_set():
+                statuses.append(client.post("/predict", content=PICTURES[0]).status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5)
+    os.kill(victim, signal.SIGKILL)
+    while victim in running.replicas():
+        time.sleep(0.1)
+    answered = len(statuses)
+    running.until_replicas(1)
+    deadline = time.monotonic() + 60
+    while len(statuses) < answered + 20 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    until.set()
+    for thread in threads:
+        thread.join()
+    assert len(statuses) >= answered + 20
+    assert set(statuses) == {200}
+
+
+def test_the_model_changes_in_the_same_process(running: Served, bundles: tuple[str, str]) -> None:
+    api = ServeApi(running.note.dashboard, ray_token())
+    before = running.until_replicas(1)
+    config = dict(api.application(APPLICATION).user_config)
+    second = Predictor.load(bundles[1]).info.id
+    with running.client() as client:
+        api.change(APPLICATION, config, {**config, "bundle": bundles[1]})
+        deadline = time.monotonic() + 60
+        while (answer := client.post("/predict", content=PICTURES[0])).json()["model"] != second:
+            assert answer.status_code == 200
+            assert time.monotonic() < deadline
+    assert running.replicas() == before
