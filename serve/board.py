@@ -194,8 +194,9 @@ class RayBoard:
 class _Actor(Board):
     """The board as an actor. Where all replicas died, nobody is left to end it: it does so itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, idle_s: float = _IDLE_AFTER_S) -> None:
         super().__init__()
+        self._idle_s = idle_s
         self._heard = time.monotonic()
         threading.Thread(target=self._end_when_idle, daemon=True).start()
 
@@ -204,8 +205,8 @@ class _Actor(Board):
         return super().report(report)
 
     def _end_when_idle(self) -> None:
-        while time.monotonic() - self._heard < _IDLE_AFTER_S:
-            time.sleep(_IDLE_AFTER_S / 20)
+        while time.monotonic() - self._heard < self._idle_s:
+            time.sleep(self._idle_s / 20)
         _kill_board()
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import time
 import uuid
 from collections.abc import Sequence
 from typing import Any, Final
@@ -15,7 +16,8 @@ from serve.candidate import part_of
 from serve.client import Client, ClientError, RefusedError
 
 _TIMEOUT_S: Final = 10.0
-_AT_ONCE: Final = 8
+_AT_ONCE: Final = 64
+_AT_ONCE_S: Final = 2.0
 
 
 class EndpointApi:
@@ -78,7 +80,10 @@ class GoldenTraffic:
 
     def __call__(self, images: Sequence[Pixels], share: float) -> None:
         """Send some, one after the other. UserError where the endpoint refuses them."""
+        end = time.monotonic() + _AT_ONCE_S
         for number in itertools.islice(self._turn, _AT_ONCE):
+            if time.monotonic() > end:
+                return
             try:
                 self._client.predict(images[number % len(images)], request_id=_id_within(share))
             except RefusedError as error:

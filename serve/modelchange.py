@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
-from models.bundle import read_info
+from models.bundle import read_bundle
 from serve.serveapi import Application, ChangedError
 
 Result = Literal["promoted", "went back", "aborted", "nothing to do", "rolled back", "refused", "stopped"]
@@ -102,7 +102,8 @@ class ModelChange:
         now, previous = app.user_config["bundle"], str(app.user_config.get("previous") or "")
         if not previous:
             return self.outcome("refused", "no bundle before this one is known: promote the one that you want")
-        model = read_info(previous).id  # UserError: a bundle that is gone must not be asked for
+        # UserError where it is gone or damaged: Ray ends a replica that cannot take the settings it is given.
+        model = read_bundle(previous)[0].id
         self.put(app, bundle=previous, previous=now, candidate=None)
         self.wait_in_service(previous, model)
         return self.outcome("went back", f"model {model} ({previous}) is in service again, in the place of {now}")

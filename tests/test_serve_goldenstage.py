@@ -2,40 +2,26 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 import serve.promote
 from data.errors import UserError
 from data.images import Resize
-from models.bundle import add_scores, read_bundle, write_bundle
+from models.bundle import add_scores, write_bundle
 from models.catalog import ModelConfig, build
-from models.golden import make_golden
 from models.predictor import Predictor
 from models.preprocess import Preprocess
-from serve.goldenstage import GoldenStage, check_bundles
+from serve.goldenstage import check_bundles
 from serve.judge import Limits
 from serve.promote import PromoteConfig
+from tests.promotions import add_golden, last_bias, make_nan, permute, rewrite
 from tests.serving import CLASSES, SIZE, write_tiny_bundle
 
 LIMITS = Limits(max_latency_ratio=5.0)  # tiny networks on a busy machine: only what is far off counts
-
-
-def add_golden(bundle: str, count: int = 16) -> None:
-    """Golden images of noise, with the answers that the bundle gives."""
-    predictor = Predictor.load(bundle)
-    size = predictor.info.preprocess.resize.size
-    random = np.random.default_rng(1)
-    images = random.integers(0, 255, (count, 1, 1, 3)) * np.ones((1, size, size, 1))
-    pixels = (images * random.uniform(0.3, 1, (count, size, size, 1))).astype(np.uint8)
-    golden = make_golden(predictor, pixels, [CLASSES[number % 3] for number in range(count)])
-    assert golden is not None
-    add_scores(bundle, metrics=predictor.info.metrics, golden=golden.entries(), golden_file=golden.file())
 
 
 @pytest.fixture(scope="module")
@@ -48,38 +34,6 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     for bundle in (old, new):
         add_golden(bundle)
     return old, new
-
-
-def last_bias(tensors: dict[str, torch.Tensor]) -> str:
-    return max(name for name in tensors if name.startswith("head.") and name.endswith(".bias"))
-
-
-def rewrite(source: str, target: str, change: Callable[[dict[str, torch.Tensor]], Any], **metrics: Any) -> str:
-    """The same bundle with other weights, consistent in itself, without golden images."""
-    info, model = read_bundle(source)
-    tensors = {name: value.clone() for name, value in model.state_dict().items()}
-    change(tensors)
-    model.load_state_dict(tensors)
-    write_bundle(
-        target,
-        model,
-        classes=info.classes,
-        preprocess=info.preprocess,
-        metrics={"test": metrics} if metrics else {},
-        thresholds=info.thresholds,
-    )
-    return target
-
-
-def permute(tensors: dict[str, torch.Tensor]) -> None:
-    """Each class gets the output of the next one: what a list of classes in another order does to a model."""
-    bias = last_bias(tensors)
-    for name in (bias, bias.replace(".bias", ".weight")):
-        tensors[name].copy_(tensors[name].roll(1, 0))
-
-
-def make_nan(tensors: dict[str, torch.Tensor]) -> None:
-    tensors[last_bias(tensors)].fill_(float("nan"))
 
 
 def test_a_good_bundle_is_described(bundles: tuple[str, str]) -> None:
@@ -193,8 +147,3 @@ def test_without_an_endpoint_the_command_says_so(
     monkeypatch.setattr("sys.argv", ["promote.py", "--abort"])
     assert serve.promote.main() == 2
     assert "no endpoint of yours runs" in capsys.readouterr().err
-
-
-def test_what_is_seen_and_what_speaks_against_it_are_two_things() -> None:
-    fields = set(GoldenStage.__dataclass_fields__)
-    assert fields == {"new", "seen", "problems", "images"}

@@ -9,13 +9,12 @@ import pytest
 
 from data.errors import UserError
 from data.images import Pixels
-from models.bundle import read_info
 from serve.goldenstage import GoldenStage
 from serve.judge import Limits
 from serve.modelchange import ModelChange, Outcome
 from serve.promotion import Plan, Promotion
 from tests.promotions import LIMITS, NAN, Cluster, KilledError, cluster, other_classes
-from tests.serving import picture, write_tiny_bundle
+from tests.serving import picture
 
 __all__ = ["cluster"]
 
@@ -295,7 +294,7 @@ def test_a_model_that_replicas_do_not_take_in_the_end_is_taken_back(
 
 
 def test_going_back_is_one_step(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve.modelchange.read_info", lambda bundle: cluster.labs[0].models[bundle].info)  # type: ignore[union-attr]
+    monkeypatch.setattr("serve.modelchange.read_bundle", lambda bundle: (cluster.labs[0].models[bundle].info, None))  # type: ignore[union-attr]
     assert change(cluster).rollback().result == "refused"
     promote(cluster)
     before = len(cluster.changes)
@@ -329,8 +328,3 @@ def test_the_outcome_is_json(cluster: Cluster) -> None:
     told = json.loads(json.dumps(promote(cluster).as_dict()))
     assert told["result"] == "promoted"
     assert told["stages"][1]["counts"]["compared"] >= 20
-
-
-def test_ids_of_bundles_are_what_the_command_reads(tmp_path: Path) -> None:
-    name = write_tiny_bundle(str(tmp_path / "bundle"))
-    assert read_info(str(tmp_path / "bundle")).id == name
