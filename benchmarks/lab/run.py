@@ -1,6 +1,6 @@
 """What `ray up cluster.yaml` does, shown in a VPC on one machine: launcher, ssh, autoscaler, spot notices, and no AWS.
 
-    sudo python benchmarks/lab/run.py search --lab /path/to/lab     # or: failures, capacity, ttl, same, all
+    sudo python benchmarks/lab/run.py search --lab /path/to/lab     # or: failures, capacity, ttl, same, dashboard, all
 
 Prerequisites: Linux on x86-64, root, overlayfs, memory cgroups; Debian's iproute2 iptables openssh-server rsync sudo
 curl; the lab's folder (lab.py, cloud.py, init.sh); LAB_VENV, this project's environment with its bytecode compiled (by
@@ -15,11 +15,13 @@ import contextlib
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -355,12 +357,65 @@ def same(given: argparse.Namespace) -> dict[str, Any]:
         return {"trials": len(ours), "columns": len(same_columns), "differ": differ}
 
 
+def _curl(lab: Lab, address: str, header: str = "") -> tuple[int, str]:
+    """Status and body of a request from the laptop; 0 where nobody listens."""
+    given = f"-H '{header}'" if header else ""
+    text = lab.laptop(f"curl -s -m 20 -w '\\n%{{http_code}}' {given} '{address}'", check=False).rstrip()
+    body, _, status = text.rpartition("\n")
+    return int(status), body
+
+
+def _panels(lab: Lab, file: str) -> dict[str, list[str]]:
+    """The titles of a dashboard's panels, by whether Prometheus has anything for one of their queries."""
+    found: dict[str, list[str]] = {"data": [], "none": []}
+    for panel in json.loads((lab.project / file).read_text())["panels"]:
+        queries = [target["expr"] for target in panel.get("targets", ())]
+        if queries:
+            answers = [_query(lab, query) for query in queries]
+            found["data" if any(answers) else "none"].append(panel["title"])
+    return found
+
+
+def _query(lab: Lab, query: str) -> list[Any]:
+    for name, value in {"$__rate_interval": "1m", "$__interval": "1m", "$__range": "10m"}.items():
+        query = query.replace(name, value)
+    query = urllib.parse.quote(re.sub(r"\$\{?\w+\}?", ".*", query))
+    status, body = _curl(lab, f"http://localhost:9090/api/v1/query?query={query}")
+    return json.loads(body)["data"]["result"] if status == 200 else []
+
+
+def dashboard(given: argparse.Namespace) -> dict[str, Any]:
+    """Acceptance 9: through the tunnel, with the token and without it; Prometheus, and what our panels ask of it."""
+    with lab_of(given, **{"EAGLERAY_METRICS=0": "EAGLERAY_METRICS=1"}) as lab:
+        data = _data(lab)
+        lab.ray_up()
+        tunnel = lab.background("ray exec cluster.yaml -p 8265 -p 9090 'sleep 3000'", "tunnel.log")
+        url, token = "http://localhost:8265", lab.laptop("cat ~/.ray/auth_token").strip()
+        lab.wait("the tunnel", lambda: _curl(lab, url)[0] == 200, 60)
+        paths = ("/api/version", "/api/jobs/", "/nodes?view=summary", "/api/serve/applications/")
+        with_token = f"Authorization: Bearer {token}"
+        seen = {path: [_curl(lab, url + path)[0], _curl(lab, url + path, with_token)[0]] for path in paths}
+        lab.say(f"status without and with the token: {seen}")
+        running = lab.background(_search(lab, data, "watched"), "watched.log")
+        lab.wait("the search's gauges", lambda: _query(lab, '{__name__=~"ray_eagleray.*"}'), 300)
+        time.sleep(30)
+        panels = {file: _panels(lab, file) for file in ("tune/grafana.json", "serve/grafana.json")}
+        lab.say(json.dumps(panels, indent=1))
+        lab.say(lab.on_head("ls ~/.eagleray; ss -ltn | grep -E ':(3000|9090|8265) '"))
+        for process in (running, tunnel):
+            process.terminate()
+        _down(lab)
+        counts = {file: {kind: len(titles) for kind, titles in found.items()} for file, found in panels.items()}
+        return {"status": seen, "panels": counts}
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "search": search,
     "capacity": capacity,
     "ttl": ttl,
     "failures": failures,
     "same": same,
+    "dashboard": dashboard,
 }
 
 
