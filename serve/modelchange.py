@@ -105,7 +105,7 @@ class ModelChange:
         # UserError where it is gone or damaged: Ray ends a replica that cannot take the settings it is given.
         model = read_bundle(previous)[0].id
         self.put(app, bundle=previous, previous=now, candidate=None)
-        self.wait_in_service(previous, model)
+        self.wait_in_service(previous, model, otherwise=app)
         return self.outcome("went back", f"model {model} ({previous}) is in service again, in the place of {now}")
 
     def abort(self) -> Outcome:
@@ -124,20 +124,33 @@ class ModelChange:
                 raise EndedError("stopped", "the change was made, but Ray Serve does not say that all replicas have it")
             self.sleep(self.poll_s)
 
-    def wait_in_service(self, bundle: str, model: str) -> None:
-        """Until the change has reached all replicas and the endpoint names this model."""
+    def wait_in_service(self, bundle: str, model: str, *, otherwise: Application) -> None:
+        """Until the change has reached all replicas and the endpoint names this model.
+
+        EndedError if that does not come about, once the settings that the endpoint had before (`otherwise`) are put
+        back: better the wrong model than none.
+        """
         end = self.clock() + self.patience_s
-        said = None
+        said: str | None = "nothing"
         while self.clock() < end:
             app = self.application()
             if app.user_config.get("bundle") != bundle:
                 raise LostError("somebody else has changed the endpoint's model meanwhile")
+            if app.applied and app.status == "DEPLOY_FAILED":
+                said = f"nothing ({app.message[:300]})"
+                break
             if app.settled:
                 said = self.endpoint.model()
                 if said in (model, ""):
                     return
             self.sleep(self.poll_s)
-        raise EndedError("stopped", f"{bundle} was asked for, but the endpoint answers with {said}, not with {model}")
+        before = otherwise.user_config
+        self.put(self.application(), bundle=before["bundle"], previous=before.get("previous", ""), candidate=None)
+        raise EndedError(
+            "rolled back",
+            f"{bundle} was asked for, but the endpoint answers with {said}, not with {model}; {before['bundle']} is "
+            "asked for again",
+        )
 
     def outcome(self, result: Result, reason: str) -> Outcome:
         return Outcome(result, reason, self.endpoint.model() or "")

@@ -201,16 +201,8 @@ class Promotion:
         with self._told("full") as stage:
             app = self._change.application()
             self._ours(app)
-            before = app.user_config["bundle"]
-            self._change.put(app, bundle=bundle, previous=before, candidate=None)
-            try:
-                self._change.wait_in_service(bundle, model)
-            except LostError:
-                raise
-            except EndedError as error:
-                previous = app.user_config.get("previous", "")
-                self._change.put(self._change.application(), bundle=before, previous=previous)
-                raise EndedError("rolled back", str(error)) from None
+            self._change.put(app, bundle=bundle, previous=app.user_config["bundle"], candidate=None)
+            self._change.wait_in_service(bundle, model, otherwise=app)
             stage["seen"] = [f"{model} answers everything"]
 
     def _clear(self) -> None:

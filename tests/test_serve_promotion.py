@@ -11,8 +11,9 @@ from data.errors import UserError
 from data.images import Pixels
 from serve.goldenstage import GoldenStage
 from serve.judge import Limits
-from serve.modelchange import ModelChange, Outcome
+from serve.modelchange import EndedError, ModelChange, Outcome
 from serve.promotion import Plan, Promotion
+from serve.serveapi import Application
 from tests.promotions import LIMITS, NAN, Cluster, KilledError, cluster, other_classes
 from tests.serving import picture
 
@@ -291,6 +292,32 @@ def test_a_model_that_replicas_do_not_take_in_the_end_is_taken_back(
     assert outcome.result == "rolled back"
     assert "the endpoint answers with old, not with new" in outcome.reason
     assert cluster.user_config == {"bundle": "old", "auth": "off", "previous": "", "candidate": None}
+
+
+def test_a_model_that_ray_cannot_deploy_is_taken_back_at_once(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = cluster.application
+
+    def failed(name: str = "") -> Application:
+        broken = cluster.user_config["bundle"] == "new"
+        return dataclasses.replace(told(), status="DEPLOY_FAILED", message="no space") if broken else told()
+
+    monkeypatch.setattr(cluster, "application", failed)
+    outcome = promote(cluster)
+    assert outcome.result == "rolled back"
+    assert "answers with nothing (no space)" in outcome.reason
+    assert cluster.user_config == {"bundle": "old", "auth": "off", "previous": "", "candidate": None}
+
+
+def test_going_back_to_what_does_not_come_is_undone(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.modelchange.read_bundle", lambda bundle: (cluster.old.info, None))
+    monkeypatch.setattr(cluster, "model", lambda: "new")
+    cluster.put({**cluster.user_config, "bundle": "new", "previous": "old"})
+    with pytest.raises(EndedError, match="answers with new, not with old; new is asked for again"):
+        change(cluster).rollback()
+    assert cluster.user_config["bundle"] == "new"
+    assert cluster.user_config["previous"] == "old"
 
 
 def test_going_back_is_one_step(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
