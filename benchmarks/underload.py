@@ -127,7 +127,8 @@ class Endpoint:
         prepare_environment()
         # Its state file and its key file must not meet those of a person who works on this machine.
         own = {"XDG_STATE_HOME": self._folder.name, "XDG_CONFIG_HOME": self._folder.name}
-        self.env = {**os.environ, **own, "EAGLERAY_KEYS": f"bench={self.key}", **(env or {})}
+        self.env = {**os.environ, **own, "EAGLERAY_KEYS": f"bench={self.key}", "EAGLERAY_KEY": self.key}
+        self.env |= env or {}
         self._command = [sys.executable, str(ROOT / "serve" / "app.py"), "--bundle", str(bundle)]
         self._command += ["--port", str(self.port), *flags]
         self._process: subprocess.Popen[bytes] | None = None
