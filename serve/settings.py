@@ -13,12 +13,13 @@ from pydantic import TypeAdapter, ValidationError
 from data import cachefolder, store
 from data.checks import above_zero, at_least, one_of
 from data.errors import UserError
+from serve.judge import Limits
 
 Config = TypeVar("Config")
 
 
-@dataclass(frozen=True)
-class CandidateConfig:
+@dataclass(frozen=True, kw_only=True)
+class CandidateConfig(Limits):
     """A model on trial beside the one in service, while a promotion runs (serve/promote.py writes this)."""
 
     bundle: str
@@ -29,24 +30,15 @@ class CandidateConfig:
     """Share of the requests that the candidate answers. 0 is shadow traffic: the model in service answers all."""
     shadow: float = 1.0
     """Share of the requests that are also shown to the model that does not answer them, to compare the two."""
-    max_error_rate: float = 0.01
-    """Roll back when the candidate fails on more than this share of the images that the other model answers."""
-    max_latency_ratio: float = 2.0
-    """Roll back when the candidate takes more than this many times as long for an image as the other model."""
-    min_agreement: float = 0.7
-    """Roll back when the two models give the same label to less than this share of the images."""
-    min_requests: int = 50
-    """Requests that the candidate must have seen before it is judged."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("bundle", "promotion"):
             if not getattr(self, name):
                 raise ValueError(f"{name} must not be empty")
-        for name in ("share", "shadow", "max_error_rate", "min_agreement"):
+        for name in ("share", "shadow"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
-        above_zero(self, "max_latency_ratio")
-        at_least(self, min_requests=1)
 
 
 @dataclass(frozen=True)
@@ -138,8 +130,8 @@ class ServeConfig:
     """GPUs that a replica takes with --device cuda; 0.5 puts two replicas on one GPU."""
     max_ongoing_requests: int = 32
     """Requests that one replica works on at once."""
-    max_queued_requests: int = 128
-    """Requests that may wait for a replica; beyond it the answer is 429 with Retry-After, at once."""
+    max_queued_requests: int = 224
+    """Requests that may wait for a replica, at each of them; beyond it the answer is 429 with Retry-After, at once."""
     request_timeout_s: float = 120.0
     """Seconds until a request, its body included, is given up with 408."""
     shutdown_s: float = 10.0

@@ -15,16 +15,24 @@ _LATE = {
     "error": {"code": "body_timeout", "message": "the request did not arrive in time: send it faster or send less"}
 }
 
+# Ray Serve reads the body of a request that waits for its turn, however long it is, so as to hear when the client goes
+# away. Told not to, it leaves the body to us, who read it when its turn has come and its key is known, up to the limit.
+_READ_LATE: Final = "    http-request set-header x-request-disconnect-disabled ?1"
+
 
 def stand_in(config: ServeConfig, folder: str, ports: Mapping[str, int], binary: str) -> str:
     """Write the program into `folder`, with the files that HAProxy is to read; returns its path.
 
     `ports`: HAProxy's "metrics" and "stats". `binary`: the real HAProxy. OSError for TLS files that cannot be read.
 
-    It changes four lines of the file that Ray writes, each time that Ray starts HAProxy, and does not start it where
+    It changes a few lines of the file that Ray writes, each time that Ray starts HAProxy, and does not start it where
     Ray's file is not what is expected here.
     """
-    changes = {**_addresses(config, folder, ports), r"balance .*": r"&\n" + _waiting(config, folder)}
+    changes = {
+        **_addresses(config, folder, ports),
+        "balance .*": rf"&\n{_waiting(config, folder)}",
+        "frontend http_frontend": rf"&\n{_READ_LATE}",
+    }
     checks = "\n".join(f"grep -q '^ *{old}$' \"$3\"" for old in changes)
     edits = " ".join(f"-e 's|{old}$|{new}|'" for old, new in changes.items())
     program = Path(folder, "haproxy")

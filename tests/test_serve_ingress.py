@@ -103,7 +103,7 @@ def run_stand_in(folder: Path, config: ServeConfig, written: str = RAYS_FILE) ->
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_the_stand_in_changes_four_lines_and_becomes_haproxy(tmp_path: Path) -> None:
+def test_the_stand_in_changes_a_few_lines_and_becomes_haproxy(tmp_path: Path) -> None:
     done = run_stand_in(tmp_path, config_for(host="0.0.0.0"))
     assert done.stdout == f"-db -f {tmp_path}/haproxy.cfg -sf 12\n"
     before, after = RAYS_FILE.splitlines(), (tmp_path / "haproxy.cfg").read_text().splitlines()
@@ -112,10 +112,11 @@ def test_the_stand_in_changes_four_lines_and_becomes_haproxy(tmp_path: Path) -> 
         "timeout http-request 1500ms",
         f"errorfile 408 {tmp_path}/408.http",
         "bind 127.0.0.1:9101",
+        "http-request set-header x-request-disconnect-disabled ?1",
         "bind 0.0.0.0:8000",
         "bind 127.0.0.1:8404",
     ]
-    assert len(after) == len(before) + 3
+    assert len(after) == len(before) + 4
     head, _, body = (tmp_path / "408.http").read_bytes().partition(b"\r\n\r\n")
     assert b"content-length: %d" % len(body) in head
 
