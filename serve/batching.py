@@ -156,8 +156,11 @@ class Batcher(Generic[With, Item, Result]):
     def _run_parts(self, parts: list[Part[With, Item, Result]]) -> list[tuple[Any, list[Result] | Exception]]:
         """What each request gets. When the batch fails, each request is tried alone: only the guilty one is told."""
         run_with = parts[0][0].run_with
+        together = [item for _, items in parts for item in items]
         try:
-            results = self._run(run_with, [item for _, items in parts for item in items])
+            results = self._run(run_with, together)
+            if len(results) != len(together):  # else somebody would wait for ever, or take another's answer
+                raise RuntimeError(f"{len(results)} answers to {len(together)} images")
         except Exception as error:
             if len(parts) == 1:
                 self._withdraw(parts[0][0])

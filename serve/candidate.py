@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from serve.board import BoardClient, OwnBoard, Report, Status
@@ -57,7 +57,7 @@ class _Trial:
             replica=replica,
             promotion=config.promotion,
             share=config.share,
-            limits=Limits(config.max_error_rate, config.max_latency_ratio, config.min_agreement, config.min_requests),
+            limits=Limits(**{field.name: getattr(config, field.name) for field in fields(Limits)}),
             status=self.status,
             old=self.old.info.id,
             new=self.model.info.id if self.model else "",

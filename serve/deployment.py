@@ -4,6 +4,7 @@ Ray builds the application in a process of its own, which needs neither torch no
 is imported in the replica.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from serve.settings import EndpointConfig, ServeConfig
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
+
+logger = logging.getLogger("eagleray.serve")
 
 
 @ray.serve.ingress()
@@ -41,11 +44,17 @@ class _Replica:
         return build_asgi(self._endpoint, self._observer, self._keys, echoed=True)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        config = EndpointConfig.from_user_config(user_config)
-        if config.auth == "keys":
-            self._keys.follow(config.keys)
-        self._observer.log = config.log
-        await self._endpoint.reconfigure(user_config)
+        try:
+            config = EndpointConfig.from_user_config(user_config)
+            if config.auth == "keys":
+                self._keys.follow(config.keys)
+            self._observer.log = config.log
+            await self._endpoint.reconfigure(user_config)
+        except Exception:
+            # Ray ends a replica whose reconfigure raises, and the one in its place cannot take the settings either.
+            if self._endpoint.active is None:
+                raise
+            logger.exception("the settings cannot be taken; the model in service stays")
 
     def check_health(self) -> None:
         self._endpoint.check_health()

@@ -10,6 +10,9 @@ import pytest
 from serve.batching import Batcher, FullError
 
 
+FORGOTTEN = 999
+
+
 class Network:
     """Answers each item with itself and its companion; holds a batch until the test lets it go."""
 
@@ -26,7 +29,7 @@ class Network:
         assert self.free.wait(30)
         if any(item < 0 for item in items):
             raise ValueError(f"no {min(items)}")
-        return [(companion, item) for item in items]
+        return [(companion, item) for item in items if item != FORGOTTEN]
 
     async def busy(self) -> None:
         """Until it has begun another batch."""
@@ -236,3 +239,13 @@ def test_it_serves_one_event_loop_after_another() -> None:
     for item in range(3):
         assert asyncio.run(batcher.submit("a", [item])) == [("a", item)]
     batcher.close()
+
+
+def test_a_network_that_answers_too_few_images_leaves_nobody_waiting() -> None:
+    async def test(network: Network, batcher: Ours, _: Notes) -> None:
+        others, forgotten = submit(batcher, 1, 2), submit(batcher, FORGOTTEN)
+        assert await others == [("a", 1), ("a", 2)]
+        with pytest.raises(RuntimeError, match="0 answers to 1 images"):
+            await forgotten
+
+    play(test, held=False)

@@ -212,7 +212,7 @@ def test_wrong_arguments_are_one_line(arguments: dict[str, str], complaint: str)
 
 
 def test_settings_survive_the_way_through_user_config() -> None:
-    candidate = CandidateConfig("c", "p1", share=0.1)
+    candidate = CandidateConfig(bundle="c", promotion="p1", share=0.1)
     config = EndpointConfig("b", threads=2, max_body_mb=1.5, cache_dir="/c", candidate=candidate)
     assert EndpointConfig.from_user_config(json.loads(json.dumps(config.as_user_config()))) == config
     assert set(config.as_user_config()) == {field.name for field in dataclasses.fields(EndpointConfig)}
