@@ -3,7 +3,7 @@
 import json
 import shlex
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -15,9 +15,13 @@ _LATE = {
     "error": {"code": "body_timeout", "message": "the request did not arrive in time: send it faster or send less"}
 }
 
-# Ray Serve reads the body of a request that waits for its turn, however long it is, so as to hear when the client goes
-# away. Told not to, it leaves the body to us, who read it when its turn has come and its key is known, up to the limit.
-_READ_LATE: Final = "    http-request set-header x-request-disconnect-disabled ?1"
+_FRONT: Final = (
+    # Ray Serve reads the body of a request that waits for its turn, however long it is, so as to hear when the client
+    # goes away. Told not to, it leaves the body to us, who read it when its turn has come and its key is known.
+    "http-request set-header x-request-disconnect-disabled ?1",
+    # The one request that changes something: sent again, a correction could be kept twice.
+    "http-request disable-l7-retry if { path /corrections }",
+)
 
 
 def stand_in(config: ServeConfig, folder: str, ports: Mapping[str, int], binary: str) -> str:
@@ -30,8 +34,8 @@ def stand_in(config: ServeConfig, folder: str, ports: Mapping[str, int], binary:
     """
     changes = {
         **_addresses(config, folder, ports),
-        "balance .*": rf"&\n{_waiting(config, folder)}",
-        "frontend http_frontend": rf"&\n{_READ_LATE}",
+        "balance .*": _and_then(_waiting(config, folder)),
+        "frontend http_frontend": _and_then(_FRONT),
     }
     checks = "\n".join(f"grep -q '^ *{old}$' \"$3\"" for old in changes)
     edits = " ".join(f"-e 's|{old}$|{new}|'" for old, new in changes.items())
@@ -65,7 +69,7 @@ def _addresses(config: ServeConfig, folder: str, ports: Mapping[str, int]) -> di
     }
 
 
-def _waiting(config: ServeConfig, folder: str) -> str:
+def _waiting(config: ServeConfig, folder: str) -> tuple[str, ...]:
     """Three lines for the section that all others inherit.
 
     `http-buffer-request` has HAProxy wait for the whole request (or a full buffer) before it chooses a replica: only
@@ -76,5 +80,9 @@ def _waiting(config: ServeConfig, folder: str) -> str:
     head = f"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
     late.write_bytes(f"{head}connection: close\r\n\r\n{body}".encode())
     milliseconds = round(config.endpoint.body_timeout_s * 1000)
-    lines = ("option http-buffer-request", f"timeout http-request {milliseconds}ms", f"errorfile 408 {late}")
-    return r"\n".join(f"    {line}" for line in lines)
+    return "option http-buffer-request", f"timeout http-request {milliseconds}ms", f"errorfile 408 {late}"
+
+
+def _and_then(lines: Iterable[str]) -> str:
+    """The line that was found, and these after it, as sed writes it."""
+    return "&" + "".join(rf"\n    {line}" for line in lines)

