@@ -27,6 +27,10 @@ from serve.settings import EndpointConfig
 # A batch that takes this long means that the network hangs: the replica then calls itself unhealthy and is replaced.
 _STUCK_AFTER_S = 120.0
 
+# Images that may wait for the network in a replica: half a minute's work for a ResNet18 on one core. Requests are limited
+# before (max_ongoing_requests), and their bytes; this is for many that hold many images each.
+_MOST_WAITING = 1024
+
 Answer: TypeAlias = Prediction | Failure
 
 
@@ -156,8 +160,7 @@ class Endpoint:
         if before is None or before.config != config:
             self._active = Loaded(model, config)
         self._batcher.size = config.max_batch_size
-        # Two of the largest requests, besides the batch that the network works on.
-        self._batcher.limit = 2 * config.max_files
+        self._batcher.limit = max(_MOST_WAITING, 2 * config.max_files)
         self.candidates.reconfigure(config, model)
         return config
 

@@ -36,7 +36,8 @@ def serve_until_stopped(config: ServeConfig, ingress: Ingress) -> int:
         stop.listen()
         running = start(config, ingress, after_ray=stop.listen)
         running.write()
-        print("\n".join([*lines, f"Ray's dashboard: {running.dashboard}", "Ctrl-C stops it."]), flush=True)
+        dashboard = f"Ray's dashboard: {running.dashboard} (it asks for the token that `ray get-auth-token` prints)"
+        print("\n".join([*lines, dashboard, "Ctrl-C stops it."]), flush=True)
         stop.wait()
     except _StoppedError:
         pass

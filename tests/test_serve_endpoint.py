@@ -14,7 +14,8 @@ from data.images import Failure
 from models.bundle import BundleInfo
 from models.predictor import Prediction, Predictor
 from serve import endpoint as endpoint_module
-from serve.endpoint import Answer, Endpoint, Image, Loaded, Model, load_predictor
+from serve.endpoint import Answer, Answered, Endpoint, Image, Loaded, Model, load_predictor
+from serve.errors import ApiError
 from serve.settings import CandidateConfig, EndpointConfig, ServeConfig
 from tests.serving import picture, write_tiny_bundle
 
@@ -154,6 +155,25 @@ def test_a_batch_that_hangs_makes_the_replica_unhealthy(
         endpoint.check_health()
 
     asyncio.run(run())
+
+
+def test_more_images_than_may_wait_are_refused_with_a_word_when_to_come_back(
+    bundles: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint_module, "_MOST_WAITING", 4)
+
+    async def run() -> list[Answered | BaseException]:
+        endpoint = Endpoint()
+        await endpoint.reconfigure({"bundle": bundles[0], "max_files": 2, "max_batch_size": 1})
+        asked = (endpoint.predict([picture(1, 400), picture(2)], str(number)) for number in range(6))
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    answers = asyncio.run(run())
+    refused = [answer for answer in answers if isinstance(answer, ApiError)]
+    assert 0 < len(refused) < 6
+    assert all(isinstance(answer, ApiError | Answered) for answer in answers)
+    for one in refused:
+        assert (one.status, one.code, one.headers) == (503, "overloaded", {"retry-after": "1"})
 
 
 @pytest.mark.parametrize(
