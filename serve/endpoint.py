@@ -27,8 +27,8 @@ from serve.settings import EndpointConfig
 # A batch that takes this long means that the network hangs: the replica then calls itself unhealthy and is replaced.
 _STUCK_AFTER_S = 120.0
 
-# Images that may wait for the network in a replica: half a minute's work for a ResNet18 on one core. Requests are limited
-# before (max_ongoing_requests), and their bytes; this is for many that hold many images each.
+# Images that may wait for the network in a replica: half a minute's work for a ResNet18 on one core. The number of
+# requests is limited elsewhere, and so are their bytes; this is for many requests with many images each.
 _MOST_WAITING = 1024
 
 Answer: TypeAlias = Prediction | Failure
