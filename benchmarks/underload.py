@@ -134,6 +134,11 @@ class Endpoint:
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
+    def folder(self) -> Path:
+        """Its own: state file, log."""
+        return Path(self._folder.name)
+
+    @property
     def headers(self) -> dict[str, str]:
         return {"authorization": f"Bearer {self.key}"}
 
