@@ -31,7 +31,7 @@ class Down:
 
 def app(args: dict[str, Any]) -> "Application":
     """The application, for `serve run` and `serve deploy`: `args` holds the fields of ServeConfig by name."""
-    from serve.deployment import build
+    from serve.running.deployment import build
 
     return build(args)
 
@@ -44,7 +44,7 @@ def main() -> int:
 
 def _serve(config: ServeConfig) -> int:
     # All before Ray is imported, which reads this environment once; hence no import of Ray above.
-    from serve.ingress import prepare
+    from serve.running.ingress import prepare
 
     config = config.resolved()
     prepare_environment(threads=config.endpoint.threads)
@@ -52,7 +52,7 @@ def _serve(config: ServeConfig) -> int:
     if ingress.note:
         print(ingress.note, file=sys.stderr)
     try:
-        from serve.local import serve_until_stopped
+        from serve.running.local import serve_until_stopped
 
         return serve_until_stopped(config, ingress)
     finally:
@@ -60,7 +60,7 @@ def _serve(config: ServeConfig) -> int:
 
 
 def _down(config: Down) -> int:
-    from serve.running import Running, end
+    from serve.running.note import Running, end
 
     print("\n".join(end(Running.find(config.port))))
     others = Running.all()

@@ -6,13 +6,13 @@ from typing import Final
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve.access import Guarded
+from serve.door.access import Guarded
+from serve.door.keystore import Keys
 from serve.endpoint import Endpoint
-from serve.keystore import Keys
-from serve.observe import Observed
-from serve.observer import Observer
 from serve.routes import build_api
 from serve.settings import EndpointConfig
+from serve.watching.observe import Observed
+from serve.watching.observer import Observer
 
 _HEADERS: Final = ("authorization", "x-api-key", "content-type", "accept", "x-request-id")
 _SHOWN: Final = ("x-request-id", "x-model-id", "retry-after")
@@ -21,7 +21,7 @@ _SHOWN: Final = ("x-request-id", "x-model-id", "retry-after")
 def build_asgi(endpoint: Endpoint, observer: Observer, keys: Keys, *, echoed: bool = False) -> ASGIApp:
     """All layers, outermost first: ids and counts, other origins, keys and rates, routes.
 
-    `echoed`: see `serve.observe.Observed`.
+    `echoed`: see `serve.watching.observe.Observed`.
     """
 
     def settings() -> EndpointConfig | None:

@@ -19,9 +19,9 @@ from models.bundle import BundleInfo
 from models.predictor import Image as Image
 from models.predictor import Prediction, Predictor
 from serve.batching import Batcher, FullError
-from serve.board import BoardClient
-from serve.candidate import Candidates
 from serve.errors import ApiError
+from serve.promotion.board import BoardClient
+from serve.promotion.candidate import Candidates
 from serve.settings import EndpointConfig
 
 # A batch that takes this long means that the network hangs: the replica then calls itself unhealthy and is replaced.
@@ -44,7 +44,7 @@ class Model(Protocol):
 
 
 class Watcher(Protocol):
-    """What the endpoint tells of its work; `serve/observe.py` makes metrics of it. Called on the event loop."""
+    """What the endpoint tells of its work; `serve/watching/` makes metrics of it. Called on the event loop."""
 
     def batch(self, size: int, seconds: float) -> None:
         """One run of the network is over."""

@@ -6,7 +6,7 @@ python serve/gather.py --manifest runs/NAME/manifest.csv --corrections FOLDER --
 import sys
 
 from data.commandline import run_command
-from serve.gathering import GatherConfig, gather
+from serve.corrections.gathering import GatherConfig, gather
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from data.commandline import run_command
-from serve import keystore
+from serve.door import keystore
 
 
 @dataclass(frozen=True)

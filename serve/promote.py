@@ -19,7 +19,7 @@ import tyro
 from data import store
 from data.checks import above_zero
 from data.commandline import run_command
-from serve.judge import Limits
+from serve.promotion.judge import Limits
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ def main() -> int:
 def _promote(config: PromoteConfig) -> int:
     # Imported here: the help must not wait for torch.
     from serve.client import Client
-    from serve.endpointapi import EndpointApi, GoldenTraffic
-    from serve.goldenstage import GoldenStage, check_bundles
-    from serve.modelchange import EndedError, ModelChange, Outcome
-    from serve.promotion import Plan, Promotion
-    from serve.running import Running
-    from serve.serveapi import ServeApi, ray_token
+    from serve.promotion.endpointapi import EndpointApi, GoldenTraffic
+    from serve.promotion.goldenstage import GoldenStage, check_bundles
+    from serve.promotion.modelchange import EndedError, ModelChange, Outcome
+    from serve.promotion.serveapi import ServeApi, ray_token
+    from serve.promotion.stages import Plan, Promotion
+    from serve.running.note import Running
 
     def check(bundle: str, settings: Mapping[str, Any]) -> GoldenStage:
         threads = int(settings.get("threads", 0))

@@ -5,11 +5,13 @@ from typing import Any, Final
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from serve import correctionroutes, pages, predictroutes, promotionroutes
-from serve.access import is_open_path
+from serve import pages, predictroutes
 from serve.answers import ErrorAnswer
+from serve.corrections import correctionroutes
+from serve.door.access import is_open_path
 from serve.endpoint import Endpoint
 from serve.errors import install_error_handlers
+from serve.promotion import promotionroutes
 from serve.protocols import openinference, sagemaker, tfserving
 
 _ABOUT: Final = """Send an image, get its label.

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from data import cachefolder, store
 from data.checks import above_zero, at_least, one_of
 from data.errors import UserError
-from serve.judge import Limits
+from serve.promotion.judge import Limits
 
 Config = TypeVar("Config")
 
@@ -66,7 +66,7 @@ class EndpointConfig:
     auth: Literal["keys", "off"] = "keys"
     """Whether a request must bring a key. With "off" anyone who reaches the port can use the endpoint."""
     keys: str = ""
-    """The key file (serve/keystore.py). Empty is the user's own. Keys in EAGLERAY_KEYS count as well."""
+    """The key file (serve/door/keystore.py). Empty is the user's own. Keys in EAGLERAY_KEYS count as well."""
     rate_limit: float = 0.0
     """Requests a second for each key, in each replica; beyond it 429 with Retry-After. 0 is no limit."""
     log: Literal["errors", "all", "off"] = "errors"
@@ -142,7 +142,7 @@ class ServeConfig:
     """Seconds of load below it until one stops."""
     ingress: Literal["haproxy", "python"] = "haproxy"
     """What stands before the replicas: HAProxy, or Ray's proxy in Python, where a request costs many times as much.
-    The local command's; on a cluster the environment of its nodes decides (serve/ingress.py)."""
+    The local command's; on a cluster the environment of its nodes decides (serve/running/ingress.py)."""
     tls_cert: str = ""
     """Certificate file (PEM, with its chain) to serve HTTPS with. It is read once, at the start."""
     tls_key: str = ""

@@ -12,10 +12,10 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve.application import build_asgi
+from serve.door.keystore import Keys
 from serve.errors import error_response
-from serve.keystore import Keys
-from serve.meters import MemorySink
-from serve.observer import Observer
+from serve.watching.meters import MemorySink
+from serve.watching.observer import Observer
 from tests.serving import free_port, plain_endpoint
 
 KEY = "er_the-key-of-the-page-tests"

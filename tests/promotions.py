@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-import serve.candidate
-import serve.compare
+import serve.promotion.candidate
+import serve.promotion.compare
 from data.errors import UserError
 from data.images import Failure
 from models.bundle import BundleInfo, add_scores, read_bundle, read_info, write_bundle
 from models.golden import make_golden
 from models.predictor import Image, Prediction, Predictor
-from serve.board import Board, BoardClient, OwnBoard, Report
 from serve.endpoint import Answer, Answered, Endpoint
-from serve.judge import Verdict, stage_of
-from serve.serveapi import Application, ChangedError
+from serve.promotion.board import Board, BoardClient, OwnBoard, Report
+from serve.promotion.judge import Verdict, stage_of
+from serve.promotion.serveapi import Application, ChangedError
 from serve.settings import EndpointConfig
 from tests.serving import CLASSES, picture
 
@@ -259,8 +259,8 @@ def lab(tiny_bundle: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
 
 def use_clock(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Comparisons are timed and rest by this clock; reports come as fast as the loop turns."""
-    monkeypatch.setattr(serve.compare, "time", SimpleNamespace(perf_counter=clock, monotonic=clock))
-    monkeypatch.setattr(serve.candidate, "REPORT_EVERY_S", 0.002)
+    monkeypatch.setattr(serve.promotion.compare, "time", SimpleNamespace(perf_counter=clock, monotonic=clock))
+    monkeypatch.setattr(serve.promotion.candidate, "REPORT_EVERY_S", 0.002)
 
 
 def broken_bundle() -> Exception:

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from serve.running import Running, processes_of
+from serve.running.note import Running, processes_of
 from tests.commands import PATIENCE_S, ROOT, Command
 from tests.serving import free_port
 

@@ -15,8 +15,8 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from starlette.types import Message, Scope
 
-from serve.access import Guarded, Limits
-from serve.keystore import VARIABLE, Keys, create_key
+from serve.door.access import Guarded, Limits
+from serve.door.keystore import VARIABLE, Keys, create_key
 from serve.protocols.errorforms import error_body
 from serve.scopestate import OPEN, noted
 from tests.asgicalls import Headers, Inner, Reply, call, scope_of

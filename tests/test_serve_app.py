@@ -156,7 +156,7 @@ def test_a_setting_that_cannot_be_is_refused(tiny_bundle: str, ray_folder: Path)
     ],
 )
 def test_replicas_that_this_machine_can_never_hold_are_refused(config: ServeConfig, complaint: str) -> None:
-    from serve.starting import refuse_impossible
+    from serve.running.starting import refuse_impossible
 
     with pytest.raises(UserError, match=complaint):
         refuse_impossible(config, {"CPU": 2.0, "memory": 1e9})
@@ -166,8 +166,8 @@ def test_replicas_that_this_machine_can_never_hold_are_refused(config: ServeConf
 def test_the_first_read_of_a_bundle_keeps_its_copy_where_the_settings_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from serve import local
-    from serve.ingress import Ingress
+    from serve.running import local
+    from serve.running.ingress import Ingress
 
     asked = []
 

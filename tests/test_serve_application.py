@@ -8,14 +8,14 @@ import httpx
 import pytest
 from starlette.types import ASGIApp
 
-from serve.access import is_open_path
 from serve.application import build_asgi
+from serve.door.access import is_open_path
+from serve.door.keystore import Keys
 from serve.endpoint import Endpoint
-from serve.keystore import Keys
-from serve.meters import REQUESTS, MemorySink
-from serve.observe import Observer
 from serve.routes import build_api
 from serve.settings import EndpointConfig
+from serve.watching.meters import REQUESTS, MemorySink
+from serve.watching.observe import Observer
 from tests.serving import picture, write_tiny_bundle
 
 KEY = "er_a-key-of-this-test-alone"

@@ -9,7 +9,6 @@ import pytest
 
 from serve.batching import Batcher, FullError
 
-
 FORGOTTEN = 999
 
 

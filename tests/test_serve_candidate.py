@@ -12,12 +12,12 @@ import pytest
 
 from data.images import Failure
 from models.predictor import Prediction
-from serve.board import Board, Report
-from serve.candidate import part_of
 from serve.endpoint import Answer
 from serve.errors import ApiError
-from serve.judge import Verdict
-from serve.promotionroutes import PromotionAnswer, router
+from serve.promotion.board import Board, Report
+from serve.promotion.candidate import part_of
+from serve.promotion.judge import Verdict
+from serve.promotion.promotionroutes import PromotionAnswer, router
 from tests.promotions import NAN, HeardBoard, Lab, Toy, broken_bundle, lab, other_classes, use_clock
 from tests.serving import picture
 

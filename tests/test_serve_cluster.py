@@ -18,8 +18,8 @@ import pytest
 
 from data.images import encode_png
 from models.predictor import Prediction, Predictor
-from serve.serveapi import ServeApi, ray_token
-from serve.starting import APPLICATION
+from serve.promotion.serveapi import ServeApi, ray_token
+from serve.running.starting import APPLICATION
 from tests.commands import ROOT
 from tests.images_zoo import zoo
 from tests.served import KEY, Served, served

@@ -14,8 +14,8 @@ from PIL import Image
 
 from data import store
 from data.collection import Collection, DataConfig, load_collection
-from serve import correctionroutes
-from serve.corrections import COLUMNS, TABLE, Correction, Corrections
+from serve.corrections import correctionroutes
+from serve.corrections.keeping import COLUMNS, TABLE, Correction, Corrections
 from serve.endpoint import Endpoint
 from serve.errors import ApiError, install_error_handlers
 from serve.scopestate import note

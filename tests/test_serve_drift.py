@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models.confidences import BINS, bin_of
-from serve.drift import ENOUGH, WINDOW, Drift, chance_limit, total_variation
+from serve.watching.drift import ENOUGH, WINDOW, Drift, chance_limit, total_variation
 
 SURE = (0,) * 10 + (1, 1, 1, 2, 2, 3, 4, 6, 10, 40)
 UNSURE = (0,) * 5 + (10, 20, 30, 20, 10) + (0,) * 10

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from data.errors import UserError
-from serve.candidate import part_of
 from serve.clientanswers import ClientError, RefusedError, UnavailableError
-from serve.endpointapi import EndpointApi, GoldenTraffic
+from serve.promotion.candidate import part_of
+from serve.promotion.endpointapi import EndpointApi, GoldenTraffic
 from tests.serving import free_port
 
 

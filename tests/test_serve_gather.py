@@ -9,8 +9,8 @@ import pytest
 
 from data.collection import Collection, DataConfig, load_collection
 from data.errors import UserError
-from serve.corrections import Correction, Corrections
-from serve.gathering import GatherConfig, gather
+from serve.corrections.gathering import GatherConfig, gather
+from serve.corrections.keeping import Correction, Corrections
 from tests.serving import picture
 
 

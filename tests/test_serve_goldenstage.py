@@ -15,9 +15,9 @@ from models.bundle import add_scores, write_bundle
 from models.catalog import ModelConfig, build
 from models.predictor import Predictor
 from models.preprocess import Preprocess
-from serve.goldenstage import check_bundles
-from serve.judge import Limits
 from serve.promote import PromoteConfig
+from serve.promotion.goldenstage import check_bundles
+from serve.promotion.judge import Limits
 from tests.promotions import add_golden, last_bias, make_nan, permute, rewrite
 from tests.serving import CLASSES, SIZE, write_tiny_bundle
 

@@ -12,16 +12,16 @@ from typing import Any
 import httpx
 import pytest
 
-import serve.meters
+import serve.watching.meters
 from data.images import Failure
 from models.bundle import BundleInfo, read_info
 from models.confidences import BINS
 from models.predictor import Prediction
-from serve.meters import METERS, MemorySink, Sink
-from serve.observe import Observer
+from serve.watching.meters import METERS, MemorySink, Sink
+from serve.watching.observe import Observer
 from tests.scraping import asked, eventually, prometheus, scraped
 
-DASHBOARD = Path(str(serve.meters.__file__)).with_name("grafana.json")
+DASHBOARD = Path(str(serve.watching.meters.__file__)).with_name("grafana.json")
 # Ray Serve's own, and where it makes them: our dashboard shows them too.
 OF_RAY = {
     "ray_serve_deployment_replica_healthy": {"deployment", "application"},
@@ -166,7 +166,7 @@ def text(name: str, labels: dict[str, str]) -> str:
 def seen(ray_cluster: None, tiny_bundle: str) -> Iterator[Seen]:
     import ray
 
-    from serve.raymeters import RaySink
+    from serve.watching.raymeters import RaySink
 
     info = replace(read_info(tiny_bundle), id="seen", confidences=[100] * BINS)
 

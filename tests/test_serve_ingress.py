@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from data.errors import UserError
-from serve.ingress import Ingress, prepare
-from serve.running import MARK
+from serve.running.ingress import Ingress, prepare
+from serve.running.note import MARK
+from serve.running.standin import stand_in
 from serve.settings import EndpointConfig, ServeConfig
-from serve.standin import stand_in
 from tests.serving import write_certificate
 
 PORTS = {"metrics": 9101, "stats": 8404}

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from serve.board import Board, Report, Status
-from serve.judge import Counts, Histogram, Limits, judge, stage_of, total
-from serve.promotionroutes import PromotionAnswer
+from serve.promotion.board import Board, Report, Status
+from serve.promotion.judge import Counts, Histogram, Limits, judge, stage_of, total
+from serve.promotion.promotionroutes import PromotionAnswer
 
 LIMITS = Limits(max_error_rate=0.01, max_latency_ratio=2.0, min_agreement=0.8, min_requests=100)
 

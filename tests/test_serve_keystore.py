@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from data.errors import UserError
-from serve import keyfile, keys
-from serve.keystore import (
+from serve import keys
+from serve.door import keyfile
+from serve.door.keystore import (
     LONGEST_KEY,
     LOOK_EVERY_S,
     VARIABLE,
@@ -135,7 +136,7 @@ def test_a_link_stays_a_link(file: str, tmp_path: Path) -> None:
 
 
 def test_two_commands_at_once_lose_no_key(file: str) -> None:
-    script = "import sys; from serve.keystore import create_key\n"
+    script = "import sys; from serve.door.keystore import create_key\n"
     script += "for n in range(15): create_key(sys.argv[1], sys.argv[2] + str(n))"
     adders = [subprocess.Popen([sys.executable, "-c", script, file, name], cwd=ROOT) for name in "ab"]
     assert [adder.wait(60) for adder in adders] == [0, 0]

@@ -19,12 +19,12 @@ from data.images import Failure
 from models.bundle import BundleInfo, read_info
 from models.confidences import BINS
 from models.predictor import Prediction
-from serve.drift import ENOUGH
 from serve.errors import ApiError, install_error_handlers
-from serve.logs import SLOW_S, Log, write_json_lines
-from serve.meters import LATENCY, METERS, MemorySink
-from serve.observe import Observed, Observer
 from serve.scopestate import note
+from serve.watching.drift import ENOUGH
+from serve.watching.logs import SLOW_S, Log, write_json_lines
+from serve.watching.meters import LATENCY, METERS, MemorySink
+from serve.watching.observe import Observed, Observer
 from tests.asgicalls import Reply, call, scope_of
 
 Numbers = dict[tuple[str, ...], float]

@@ -16,16 +16,16 @@ from ray.serve.schema import ServeDeploySchema
 
 import serve.promote
 from models.bundle import read_info
-from serve.board import ACTOR_NAME, ACTOR_NAMESPACE, _Actor
 from serve.client import Client
 from serve.clientanswers import Answer
-from serve.endpointapi import EndpointApi
-from serve.goldenstage import GoldenStage
-from serve.judge import Limits
-from serve.keystore import create_key
-from serve.modelchange import ModelChange
-from serve.promotion import Plan, Promotion
-from serve.serveapi import ServeApi, ray_token
+from serve.door.keystore import create_key
+from serve.promotion.board import ACTOR_NAME, ACTOR_NAMESPACE, _Actor
+from serve.promotion.endpointapi import EndpointApi
+from serve.promotion.goldenstage import GoldenStage
+from serve.promotion.judge import Limits
+from serve.promotion.modelchange import ModelChange
+from serve.promotion.serveapi import ServeApi, ray_token
+from serve.promotion.stages import Plan, Promotion
 from serve.settings import EndpointConfig, ServeConfig
 from tests.promotions import add_golden, last_bias, permute, rewrite
 from tests.serving import free_port, picture, write_tiny_bundle

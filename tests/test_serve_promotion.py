@@ -9,11 +9,11 @@ import pytest
 
 from data.errors import UserError
 from data.images import Pixels
-from serve.goldenstage import GoldenStage
-from serve.judge import Limits
-from serve.modelchange import EndedError, ModelChange, Outcome
-from serve.promotion import Plan, Promotion
-from serve.serveapi import Application
+from serve.promotion.goldenstage import GoldenStage
+from serve.promotion.judge import Limits
+from serve.promotion.modelchange import EndedError, ModelChange, Outcome
+from serve.promotion.serveapi import Application
+from serve.promotion.stages import Plan, Promotion
 from tests.promotions import LIMITS, NAN, Cluster, KilledError, cluster, other_classes
 from tests.serving import picture
 
@@ -311,7 +311,7 @@ def test_a_model_that_ray_cannot_deploy_is_taken_back_at_once(
 
 
 def test_going_back_to_what_does_not_come_is_undone(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve.modelchange.read_bundle", lambda bundle: (cluster.old.info, None))
+    monkeypatch.setattr("serve.promotion.modelchange.read_bundle", lambda bundle: (cluster.old.info, None))
     monkeypatch.setattr(cluster, "model", lambda: "new")
     cluster.put({**cluster.user_config, "bundle": "new", "previous": "old"})
     with pytest.raises(EndedError, match="answers with new, not with old; new is asked for again"):
@@ -321,7 +321,8 @@ def test_going_back_to_what_does_not_come_is_undone(cluster: Cluster, monkeypatc
 
 
 def test_going_back_is_one_step(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve.modelchange.read_bundle", lambda bundle: (cluster.labs[0].models[bundle].info, None))  # type: ignore[union-attr]
+    models: Any = cluster.labs[0].models
+    monkeypatch.setattr("serve.promotion.modelchange.read_bundle", lambda bundle: (models[bundle].info, None))
     assert change(cluster).rollback().result == "refused"
     promote(cluster)
     before = len(cluster.changes)

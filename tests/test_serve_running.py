@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from data.errors import UserError
-from serve import app, running
-from serve.howtocall import how_to_call, url_of
-from serve.running import MARK, Running, end, processes_of
+from serve import app
+from serve.running import note as notes
+from serve.running.howtocall import how_to_call, url_of
+from serve.running.note import MARK, Running, end, processes_of
+from serve.running.starting import in_one_line
 from serve.settings import EndpointConfig, ServeConfig
-from serve.starting import in_one_line
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
@@ -100,7 +101,7 @@ def test_the_note_of_a_process_that_is_gone_is_not_believed(tmp_path: Path, star
 def test_down_ends_the_endpoint_and_what_it_leaves_behind(
     tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(running, "_KILL_S", 0.5)
+    monkeypatch.setattr(notes, "_KILL_S", 0.5)
     folder, other = str(tmp_path / "mine"), str(tmp_path / "other")
     command, left, elsewhere = start(folder), start(folder, stubborn=True), start(other)
     note(8000, command.pid, folder).write()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from data.errors import UserError
-from serve.serveapi import ChangedError, ServeApi, ray_token
+from serve.promotion.serveapi import ChangedError, ServeApi, ray_token
 from tests.serving import free_port
 
 CONFIG = {"bundle": "old", "threads": 1, "candidate": None}

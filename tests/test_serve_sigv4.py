@@ -25,9 +25,9 @@ from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 from starlette.types import Message
 
-from serve.access import Guarded
-from serve.keystore import VARIABLE, Keys, create_key
-from serve.sigv4 import SKEW_S
+from serve.door.access import Guarded
+from serve.door.keystore import VARIABLE, Keys, create_key
+from serve.door.sigv4 import SKEW_S
 from tests.asgicalls import Headers, Inner, Reply, call
 
 HOST = "endpoint.example:8000"

@@ -16,9 +16,9 @@ from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.schema import ApplicationStatus, LoggingConfig, ServeDeploySchema
 
 from data.errors import UserError
-from serve.howtocall import reachable, url_of
-from serve.ingress import Ingress
-from serve.running import Running
+from serve.running.howtocall import reachable, url_of
+from serve.running.ingress import Ingress
+from serve.running.note import Running
 from serve.settings import ServeConfig
 
 APPLICATION: Final = "eagleray"

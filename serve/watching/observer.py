@@ -12,10 +12,10 @@ from data.images import Failure
 from models.bundle import BundleInfo
 from models.confidences import BINS, bin_of
 from models.predictor import Prediction
-from serve import meters
-from serve.drift import Drift
-from serve.logs import Log, log_request
-from serve.meters import Meter, Sink, Tally
+from serve.watching import meters
+from serve.watching.drift import Drift
+from serve.watching.logs import Log, log_request
+from serve.watching.meters import Meter, Sink, Tally
 
 logger = logging.getLogger("eagleray.serve")
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
-from serve.judge import Counts, Limits, Verdict, judge, stage_of, total
+from serve.promotion.judge import Counts, Limits, Verdict, judge, stage_of, total
 
 Status = Literal["loading", "ready", "failed", "dropped"]
 """What a replica has of the candidate. dropped: it had one and obeyed a verdict."""

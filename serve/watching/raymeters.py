@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import ray.util.metrics
 
-from serve.meters import METERS
+from serve.watching.meters import METERS
 
 
 class RaySink:

@@ -13,11 +13,11 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from models.bundle import read_bundle
-from serve.howtocall import how_to_call
-from serve.ingress import Ingress
-from serve.running import Running
+from serve.running.howtocall import how_to_call
+from serve.running.ingress import Ingress
+from serve.running.note import Running
+from serve.running.starting import APPLICATION, StartError, refuse_taken_port, start
 from serve.settings import ServeConfig
-from serve.starting import APPLICATION, StartError, refuse_taken_port, start
 
 
 def serve_until_stopped(config: ServeConfig, ingress: Ingress) -> int:

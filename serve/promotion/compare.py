@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from data.images import Failure
-from serve.judge import Counts, total
+from serve.promotion.judge import Counts, total
 
 if TYPE_CHECKING:
     from serve.endpoint import Answer, Image, Model

@@ -15,7 +15,7 @@ from models.golden import Golden, GoldenResult, check_golden, read_golden
 from models.metrics import wilson
 from models.predictor import Prediction, Predictor
 from serve.endpoint import warm_up
-from serve.judge import Limits
+from serve.promotion.judge import Limits
 
 # Golden images are few: a limit counts as broken only where three standard deviations say so.
 _Z: Final = 3.0

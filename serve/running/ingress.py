@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from serve.running import MARK
+from serve.running.note import MARK
+from serve.running.standin import LOOPBACK, stand_in
 from serve.settings import ServeConfig
-from serve.standin import LOOPBACK, stand_in
 
 # A request can be sent to another replica only while HAProxy holds all of it in one buffer, so a buffer holds a usual
 # frame. HAProxy takes at most three of them for a request under way, and keeps none for an idle connection.
@@ -135,7 +135,7 @@ def _tuning(config: ServeConfig) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",  # one thread passes on more than a node's replicas can answer
         "RAY_SERVE_HAPROXY_MAXCONN": str(_CONNECTIONS),
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(_BUFFER_BYTES),
-        # A line for each request, parsed in Python, would cost more than HAProxy itself; `serve/observe.py` counts.
+        # A line for each request, parsed in Python, costs more than HAProxy itself; `serve/watching/` counts.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         # Ray's are an hour and for ever: a client that falls silent would keep its connection, a replica its request.
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(math.ceil(config.endpoint.body_timeout_s) + 5),

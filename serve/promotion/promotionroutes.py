@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from serve.answers import ErrorAnswer
 from serve.endpoint import Endpoint
 from serve.errors import ApiError
-from serve.judge import Decision, Stage
+from serve.promotion.judge import Decision, Stage
 
 logger = logging.getLogger("eagleray.serve")
 

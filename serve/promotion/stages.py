@@ -13,10 +13,10 @@ from typing import Any, Final
 
 from data.errors import UserError
 from data.images import Pixels
-from serve.goldenstage import GoldenStage
-from serve.judge import Limits, stage_of
-from serve.modelchange import EndedError, LostError, ModelChange, Outcome
-from serve.serveapi import Application
+from serve.promotion.goldenstage import GoldenStage
+from serve.promotion.judge import Limits, stage_of
+from serve.promotion.modelchange import EndedError, LostError, ModelChange, Outcome
+from serve.promotion.serveapi import Application
 
 # A command that leads a promotion asks how it goes every second; one that has not for so long is dead.
 _ALIVE_S: Final = 30.0

@@ -12,8 +12,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.errors import error_response
-from serve.observer import Observer
 from serve.scopestate import note, noted
+from serve.watching.observer import Observer
 
 __all__ = ["GONE", "OTHER", "Observed", "Observer"]
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 from models.bundle import read_bundle
-from serve.serveapi import Application, ChangedError
+from serve.promotion.serveapi import Application, ChangedError
 
 Result = Literal["promoted", "went back", "aborted", "nothing to do", "rolled back", "refused", "stopped"]
 

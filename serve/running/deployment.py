@@ -25,12 +25,12 @@ class _Replica:
     """One copy of the model. The model comes by `user_config`, so a new one comes in without a restart."""
 
     def __init__(self) -> None:
-        from serve.board import RayBoard
+        from serve.door.keystore import Keys
         from serve.endpoint import Endpoint
-        from serve.keystore import Keys
-        from serve.logs import write_json_lines
-        from serve.observer import Observer
-        from serve.raymeters import RaySink
+        from serve.promotion.board import RayBoard
+        from serve.watching.logs import write_json_lines
+        from serve.watching.observer import Observer
+        from serve.watching.raymeters import RaySink
 
         write_json_lines()
         self._observer = Observer(RaySink())

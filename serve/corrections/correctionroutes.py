@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from data.groups import parse_video_name
 from serve.answers import ErrorAnswer
 from serve.body import read_form
-from serve.corrections import Correction, Corrections
+from serve.corrections.keeping import Correction, Corrections
 from serve.endpoint import Endpoint
 from serve.errors import ApiError
 from serve.labelling import spreadsheet_safe

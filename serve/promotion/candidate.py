@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from serve.board import BoardClient, OwnBoard, Report, Status
-from serve.compare import Comparer, Tally, is_number
 from serve.errors import ApiError
-from serve.judge import Limits, Verdict, judge
+from serve.promotion.board import BoardClient, OwnBoard, Report, Status
+from serve.promotion.compare import Comparer, Tally, is_number
+from serve.promotion.judge import Limits, Verdict, judge
 from serve.settings import CandidateConfig, EndpointConfig
 
 if TYPE_CHECKING:

@@ -14,13 +14,13 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve import sigv4
+from serve.door import sigv4
+from serve.door.keystore import Keys
+from serve.door.ratelimits import Buckets, Recent, Room, retry_after
+from serve.door.wholebody import discard, read_whole, replayed
 from serve.errors import ApiError
-from serve.keystore import Keys
 from serve.protocols.errorforms import error_body
-from serve.ratelimits import Buckets, Recent, Room, retry_after
 from serve.scopestate import OPEN, note
-from serve.wholebody import discard, read_whole, replayed
 
 logger = logging.getLogger("eagleray.serve")
 

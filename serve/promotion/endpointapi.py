@@ -12,8 +12,8 @@ import urllib3
 
 from data.errors import UserError
 from data.images import Pixels
-from serve.candidate import part_of
 from serve.client import Client, ClientError, RefusedError
+from serve.promotion.candidate import part_of
 
 _TIMEOUT_S: Final = 10.0
 _AT_ONCE: Final = 64

@@ -13,7 +13,7 @@ from typing import TypeAlias
 from data import csvfile, store
 from data.errors import UserError
 from data.manifest import Row
-from serve.corrections import TABLE, Corrections
+from serve.corrections.keeping import TABLE, Corrections
 
 Cells: TypeAlias = dict[str, str]
 """A row of the table to write: path, label, group, split, key."""

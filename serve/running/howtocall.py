@@ -3,8 +3,8 @@
 import os
 from collections.abc import Mapping
 
-from serve.keyfile import first_key
-from serve.keystore import Keys, resolved
+from serve.door.keyfile import first_key
+from serve.door.keystore import Keys, resolved
 from serve.settings import ServeConfig
 
 _VARIABLE = "EAGLERAY_KEY"

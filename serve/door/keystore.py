@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from data.errors import UserError
-from serve import keyfile
-from serve.keyfile import Entry
-from serve.keyfile import NewKey as NewKey
-from serve.keyfile import create_key as create_key
-from serve.keyfile import default_file as default_file
-from serve.keyfile import first_key as first_key
-from serve.keyfile import list_keys as list_keys
-from serve.keyfile import remove_key as remove_key
-from serve.keyfile import resolved as resolved
+from serve.door import keyfile
+from serve.door.keyfile import Entry
+from serve.door.keyfile import NewKey as NewKey
+from serve.door.keyfile import create_key as create_key
+from serve.door.keyfile import default_file as default_file
+from serve.door.keyfile import first_key as first_key
+from serve.door.keyfile import list_keys as list_keys
+from serve.door.keyfile import remove_key as remove_key
+from serve.door.keyfile import resolved as resolved
 
 logger = logging.getLogger("eagleray.serve")
 

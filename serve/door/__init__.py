@@ -1,0 +1,1 @@
+"""Who may call: keys, AWS's signatures, rates."""
