@@ -125,10 +125,11 @@ class Lab:
         for attempt in (1, 2):
             begun = time.monotonic()
             try:
-                self.laptop(f"ray up -y {options} cluster.yaml 2>&1 | tee -a ray-up.log")
+                self.laptop(f"ray up -y {options} cluster.yaml > ray-up.log 2>&1")
                 self.on_head("ray status", timeout=120)
             except RuntimeError as error:
-                self.say(f"ray up failed: {str(error)[-1500:]}")
+                log = (self.project / "ray-up.log").read_text(errors="replace")
+                self.say(f"ray up failed: {log[-3000:]}\n{str(error)[-500:]}")
                 if attempt == 2:
                     raise
                 continue
@@ -181,8 +182,8 @@ def lab_of(given: argparse.Namespace, **changes: str) -> Iterator[Lab]:
             shutil.copy(source / name, project / name)
         shutil.copy(HERE / "prepare.py", project / "prepare.py")
         lab = Lab(given.lab, project)
+        lab.say(lab.call("up").strip())  # not below: a lab that was up before is somebody else's
         try:
-            lab.say(lab.call("up").strip())
             prepared = json.loads(lab.laptop("python prepare.py").splitlines()[-1])
             names = {"subnets": json.dumps(prepared["subnets"]), "venv": lab.env["LAB_VENV"]}
             committed = (source / "cluster.yaml").read_text()
@@ -399,7 +400,7 @@ def dashboard(given: argparse.Namespace) -> dict[str, Any]:
         running = lab.background(_search(lab, data, "watched"), "watched.log")
         lab.wait("the search's gauges", lambda: _query(lab, '{__name__=~"ray_eagleray.*"}'), 300)
         time.sleep(30)
-        panels = {file: _panels(lab, file) for file in ("tune/grafana.json", "serve/grafana.json")}
+        panels = {file: _panels(lab, file) for file in ("tune/grafana.json", "serve/watching/grafana.json")}
         lab.say(json.dumps(panels, indent=1))
         lab.say(lab.on_head("ls ~/.eagleray; ss -ltn | grep -E ':(3000|9090|8265) '"))
         for process in (running, tunnel):
