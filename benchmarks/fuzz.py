@@ -90,10 +90,11 @@ class Mutant:
     def blob(self) -> bytes:
         blob = bytearray(self.draw.choice(self._files))
         for _ in range(self.draw.choice((0, 1, 1, 2, 5))):
-            blob = self._change(blob) or blob
+            if blob:
+                self._change(blob)
         return bytes(blob)
 
-    def _change(self, blob: bytearray) -> bytearray:
+    def _change(self, blob: bytearray) -> None:
         draw, at = self.draw, self.draw.randrange(len(blob))
         way = draw.randrange(6)
         if way == 0:  # turn bits, most often in the head, where the lengths and sizes stand
@@ -109,7 +110,6 @@ class Mutant:
             blob[at : at + 4] = draw.choice((b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x80\0\0\0"))
         else:
             blob[at:] = draw.choice(self._files)[at:]
-        return blob
 
     def json(self) -> bytes:
         """Texts that are JSON, nearly JSON, or an absurd shape of it."""
