@@ -19,6 +19,8 @@ from tune.settings import SearchConfig
 
 pytestmark = pytest.mark.ray
 
+KEY = "er_a-key-that-the-tests-know"
+
 
 @pytest.fixture
 def searched(ray_cluster: None, photos: Path, cache_dir: str, tmp_path: Path) -> Path:
@@ -49,9 +51,10 @@ def test_the_endpoint_gives_the_accuracy_of_the_report(searched: Path) -> None:
 
     port = free_port()
     command = ["serve/app.py", "--bundle", str(searched / "bundle"), "--port", str(port), "--max-replicas", "1"]
-    with Command(*command) as server:
+    with Command(*command, env={"EAGLERAY_KEYS": f"tester={KEY}"}) as server:
         server.wait_for("answers at")
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        headers = {"authorization": f"Bearer {KEY}"}
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, headers=headers) as client:
             assert client.get("/model").json()["id"] == report["bundle"]["id"]
             one_by_one = [client.post("/predict", content=blob).json()["predictions"][0] for blob in pictures]
             together = post(client, pictures)

@@ -12,7 +12,11 @@ from pathlib import Path
 import pytest
 import tyro
 
+from serve.app import Down
+from serve.corrections.gathering import GatherConfig
+from serve.keys import Add, KeysConfig
 from serve.labelling import LabelConfig
+from serve.promote import PromoteConfig
 from serve.settings import ServeConfig
 from tests.commands import ROOT, Command
 from tune.settings import SearchConfig, TrainJobConfig
@@ -25,7 +29,11 @@ COMMANDS = {
     "tune/train.py": TrainJobConfig,
     "serve/app.py": ServeConfig,
     "serve/classify.py": LabelConfig,
+    "serve/keys.py": KeysConfig,
+    "serve/promote.py": PromoteConfig,
+    "serve/gather.py": GatherConfig,
 }
+ALL_CONFIGS = (*COMMANDS.values(), Add, Down)
 
 
 def uv_folder() -> str:
@@ -50,6 +58,7 @@ def environment(cache: str) -> dict[str, str]:
         "UV_PROJECT_ENVIRONMENT": sys.prefix,
         "UV_NO_SYNC": "1",
         "XDG_CACHE_HOME": cache,
+        "EAGLERAY_KEYS": "",
     }
 
 
@@ -75,7 +84,11 @@ def test_the_readmes_commands_run_in_their_order(clone: Path, cache_dir: str) ->
                 printed.append(bash(script, clone, env))
             elif tag == "server":  # stays up for the blocks after it
                 server = servers.enter_context(Command("-c", f"exec {script}", program="bash", cwd=clone, env=env))
-                server.wait_for("answers at")
+                server.wait_for("Ctrl-C stops it")
+                # The reader puts the key that the first start prints into this variable.
+                shown = re.search(r"Bearer (er_[\w-]+)", server.text)
+                assert shown, server.text
+                env["EAGLERAY_KEY"] = shown[1]
                 servers.callback(stop, server)
     first = printed[0]
     assert "generated" in first
@@ -87,7 +100,7 @@ def test_the_readmes_commands_run_in_their_order(clone: Path, cache_dir: str) ->
 
 def test_every_block_has_a_known_tag() -> None:
     assert {tag for tag, _ in BLOCKS} == {"", "server", "example", "aws", "test"}
-    assert README.count("```") == 2 * (len(BLOCKS) + README.count("```json"))
+    assert README.count("```") == 2 * (len(BLOCKS) + README.count("```json") + README.count("```python"))
 
 
 @pytest.mark.parametrize("line", [line for tag, script in BLOCKS if tag != "test" for line in script.splitlines()])
@@ -99,7 +112,8 @@ def test_every_flag_in_the_readme_exists(line: str) -> None:
     if words[0] == "curl":
         return
     assert words[:2] == ["uv", "run"]
-    tyro.cli(COMMANDS[words[2]], args=words[3:], config=(tyro.conf.OmitArgPrefixes,))
+    config = Down if "--down" in words else COMMANDS[words[2]]
+    tyro.cli(config, args=words[3:], config=(tyro.conf.OmitArgPrefixes,))
 
 
 def test_the_test_command_is_what_ci_calls() -> None:
@@ -109,7 +123,7 @@ def test_the_test_command_is_what_ci_calls() -> None:
 
 
 def test_the_file_list_is_the_tree() -> None:
-    listed = re.findall(r"^\| `((?:data|models|tune|serve)/\w+\.py)` \| \S", README, re.MULTILINE)
+    listed = re.findall(r"^\| `((?:data|models|tune|serve)/[\w/]+\.py)` \| \S", README, re.MULTILINE)
     packages = ("data", "models", "tune", "serve")
     tree = [str(path.relative_to(ROOT)) for name in packages for path in (ROOT / name).rglob("*.py")]
     assert sorted(listed) == sorted(path for path in tree if not path.endswith("__init__.py"))
@@ -117,7 +131,7 @@ def test_the_file_list_is_the_tree() -> None:
 
 
 def test_the_flags_in_the_text_exist(capsys: pytest.CaptureFixture[str]) -> None:
-    for config in (SearchConfig, TrainJobConfig, ServeConfig, LabelConfig):
+    for config in ALL_CONFIGS:
         with pytest.raises(SystemExit):
             tyro.cli(config, args=["--help"], config=(tyro.conf.OmitArgPrefixes,))
     known = set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
