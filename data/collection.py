@@ -104,6 +104,17 @@ class Collection:
     def resize(self) -> Resize:
         return Resize(self.config.image_size, self.config.resize)
 
+    def here(self) -> "Collection":
+        """This collection for the machine that asks: where its pack is not there (another node of a cluster) the images
+        are read and packed again, once, into the same cache folder. `UserError` where they have changed.
+        """
+        if packfolder.rows(self.pack_path):
+            return self
+        again = load_collection(self.config)
+        if again.fingerprints() != self.fingerprints():
+            raise UserError(f"{self.config.data}: the images or labels changed while they were used; begin a new run")
+        return again
+
     def images(self) -> Pixels:
         """All images (N, H, W, 3) uint8, read-only: one mapping per process, its pages shared by all processes."""
         return packfolder.open_pack(self.pack_path)

@@ -2,6 +2,7 @@
 
 import pickle
 import random
+import shutil
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -12,6 +13,7 @@ import pytest
 
 from data import store
 from data.collection import Collection, DataConfig, load_collection
+from data.errors import UserError
 from data.images import Failure, decode, resize
 
 
@@ -162,3 +164,37 @@ def test_real_birds_from_a_bucket(shared_data: Path, bucket: str, tmp_path: Path
     disk, remote = load(shared_data / "birds-ten", tmp_path), load(place, tmp_path)
     assert remote.fingerprints() == disk.fingerprints()
     assert remote.pack_path == disk.pack_path
+
+
+def test_where_its_pack_is_not_it_is_packed_again(photos: Path, tmp_path: Path) -> None:
+    """Another node of a cluster has the images' address and not the head's cache."""
+    copied = tmp_path / "photos"
+    shutil.copytree(photos, copied)
+    head = load(copied / "labels.csv", tmp_path / "cache")
+    assert head.here() is head
+    pixels = head.images()[head.table["row"].to_numpy()].copy()
+    shutil.rmtree(tmp_path / "cache")
+    node = pickle.loads(pickle.dumps(head)).here()
+    assert node.here() is node
+    assert node.fingerprints() == head.fingerprints()
+    assert node.pack_path == head.pack_path
+    assert list(node.table["key"]) == list(head.table["key"])
+    assert np.array_equal(node.images()[node.table["row"].to_numpy()], pixels)
+
+
+@pytest.mark.parametrize("changed", ["a picture", "a label"])
+def test_images_that_changed_are_not_packed_again_under_the_same_name(
+    photos: Path, tmp_path: Path, changed: str
+) -> None:
+    copied = tmp_path / "photos"
+    shutil.copytree(photos, copied)
+    head = load(copied / "labels.csv", tmp_path / "cache")
+    shutil.rmtree(tmp_path / "cache")
+    if changed == "a picture":
+        first, second = sorted(copied.rglob("*.png"))[:2]
+        first.write_bytes(second.read_bytes()[:-1] + b"\0")
+    else:
+        table = (copied / "labels.csv").read_text()
+        (copied / "labels.csv").write_text(table.replace(",crab,", ",sponge,", 1))
+    with pytest.raises(UserError, match=r"labels\.csv: the images or labels changed .* begin a new run"):
+        head.here()

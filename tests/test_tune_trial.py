@@ -1,5 +1,7 @@
 """One trial by itself, and how many of them run at once."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,11 @@ def test_as_many_trials_run_as_fit(settings: SearchConfig, session: Session, exp
 def test_a_trial_that_never_fits_is_refused_instead_of_waiting() -> None:
     with pytest.raises(UserError, match=r"4 worker\(s\) need 4 CPUs together and Ray has 2"):
         concurrent_trials(SearchConfig(workers_per_trial=4), Session("", 2, 0))
+
+
+def test_a_job_starts_on_a_node_that_has_no_pack_yet(config: SearchConfig, tmp_path: Path) -> None:
+    collection = load_collection(replace(config.data, cache_dir=str(tmp_path / "cache")))
+    shutil.rmtree(tmp_path / "cache")
+    run = Job(config.model, config.train, collection).start()
+    run.run_epoch()
+    assert run.scores[0].images == len(collection.subset("train").rows)

@@ -10,13 +10,17 @@ from typing import Any
 import ray
 
 from data.errors import UserError
+from tune.clusterhead import News, workers_may_have
 
 _DASHBOARD = "127.0.0.1"
 
 
 @dataclass(frozen=True)
 class Session:
-    """What the running Ray offers. `dashboard` is an address without scheme, or "" where there is none."""
+    """What the running Ray offers, workers that its autoscaler may launch included.
+
+    `dashboard` is an address without scheme, or "" where there is none.
+    """
 
     dashboard: str
     cpus: int
@@ -56,9 +60,13 @@ def start_ray(*, cpus: int = 0) -> Session:
     if threading.current_thread() is threading.main_thread():
         # Schedulers and services end a process with SIGTERM, and Ray's own handler would abort it: it is a Ctrl-C.
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    resources = ray.cluster_resources()
+    resources, may_come = ray.cluster_resources(), {"CPU": 0, "GPU": 0}
+    if os.environ.get("RAY_ADDRESS"):
+        may_come = workers_may_have()
+        News().follow()
     return Session(
         dashboard=context.dashboard_url or "",
-        cpus=int(resources.get("CPU", 1)),
-        gpus=int(resources.get("GPU", 0)),
+        # Ray leaves out a resource that no node has: a cluster whose workers are yet to come has no CPU.
+        cpus=max(int(resources.get("CPU", 0)), may_come["CPU"]),
+        gpus=max(int(resources.get("GPU", 0)), may_come["GPU"]),
     )

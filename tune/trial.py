@@ -44,7 +44,7 @@ class Job:
         return TrainingRun(
             self.model,
             self.train,
-            TrainingData.of(self.collection, self.model.model),
+            TrainingData.of(self.collection.here(), self.model.model),
             world=world,
             device=self.device,
             cache_dir=self.collection.config.cache_dir,

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, Final
 
 LOGS: Final = Path("/tmp/ray/session_latest/logs")
+NEWS: Final = "monitor-eagleray.log"
+"""There, beside the autoscaler's own: what `ray monitor` shows, and what a running search prints."""
 _EVERY: Final = 1.0
 _FORGET: Final = 600.0  # seconds after which a type counts as before
 _REMIND: Final = 300.0
@@ -169,7 +171,7 @@ class Service:
             "custom_fields": {},
         }
         try:
-            with (self._logs / "monitor-eagleray.log").open("a", encoding="utf-8") as file:
+            with (self._logs / NEWS).open("a", encoding="utf-8") as file:
                 file.write(time.strftime("%Y-%m-%d %H:%M:%S ") + message + "\n")
             with (self._logs / "events" / "event_AUTOSCALER.log").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(event) + "\n")
