@@ -23,6 +23,7 @@ Config = dict[str, Any]
 PLACEHOLDERS = (
     "ami-00000000000000000",
     "subnet-00000000000000000",
+    "sg-00000000000000000",
     "192.0.2.1/32",
     "eagleray-UNSET",
     "s3://eagleray-UNSET",
@@ -38,8 +39,12 @@ def workers(config: Config) -> dict[str, Config]:
 
 
 def ssh_reaches_one_address(config: Config) -> bool:
-    """One rule, for port 22, from one address; and it names a group, so that Ray finds the one that was made for it."""
+    """One rule, for port 22, from one address; and every node names the group that was made of it, since Ray lets the
+    world in to one that it makes."""
     group = config["provider"].get("security_group", {})
+    named = [node.get("SecurityGroupIds", []) for node in nodes(config).values()]
+    if any(len(ids) != 1 or ids != named[0] for ids in named):
+        return False
     rules = group.get("IpPermissions", [])
     if len(rules) != 1 or not group.get("GroupName"):
         return False
@@ -118,6 +123,9 @@ SPOILED = [
     (ssh_reaches_one_address, "provider/security_group/IpPermissions/0/IpRanges/0/CidrIp", "192.0.0.0/8"),
     (ssh_reaches_one_address, "provider/security_group/IpPermissions/0/ToPort", 65535),
     (ssh_reaches_one_address, "provider/security_group", None),
+    (ssh_reaches_one_address, "available_node_types/head/node_config/SecurityGroupIds", None),
+    (ssh_reaches_one_address, "available_node_types/g5-spot/node_config/SecurityGroupIds", None),
+    (ssh_reaches_one_address, "available_node_types/g5-spot/node_config/SecurityGroupIds", ["sg-1"]),
     (every_node_has_its_profile, "available_node_types/head/node_config/IamInstanceProfile", None),
     (every_node_has_its_profile, "available_node_types/g4dn-on-demand/node_config/IamInstanceProfile", None),
     (nothing_is_stopped, "provider/cache_stopped_nodes", None),
@@ -168,7 +176,7 @@ def test_each_placeholder_is_there_to_be_filled(placeholder: str) -> None:
 
 def test_what_is_unfilled_reaches_nothing_and_nobody() -> None:
     """No identifier of AWS in the file is a real one."""
-    assert set(re.findall(r"\b(?:ami|subnet|sg|vpc)-[0-9a-f]+", TEXT)) == set(PLACEHOLDERS[:2])
+    assert set(re.findall(r"\b(?:ami|subnet|sg|vpc)-[0-9a-f]+", TEXT)) == set(PLACEHOLDERS[:3])
 
 
 def test_the_head_is_small_on_demand_and_runs_no_trials() -> None:

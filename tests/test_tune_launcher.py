@@ -22,10 +22,11 @@ REGION = "us-west-2"
 Config = dict[str, Any]
 
 
-def filled(subnets: list[str], image: str) -> Config:
+def filled(subnets: list[str], image: str, group: str) -> Config:
     """The committed file with its placeholders filled, as the pre-flight does."""
     text = (ROOT / "cluster.yaml").read_text()
     text = text.replace("[subnet-00000000000000000]", json.dumps(subnets)).replace("ami-00000000000000000", image)
+    text = text.replace("sg-00000000000000000", group)
     config: Config = yaml.safe_load(text)
     for name, kind in config["available_node_types"].items():
         kind["node_config"]["IamInstanceProfile"] = {"Name": "head" if name == "head" else "worker"}
@@ -85,7 +86,7 @@ def _prepared() -> Cloud:
     inside = {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": group}]}
     ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[*rules, inside])
     image = ec2.describe_images()["Images"][0]["ImageId"]
-    config = filled([subnet["SubnetId"] for subnet in subnets], image)
+    config = filled([subnet["SubnetId"] for subnet in subnets], image, group)
     return Cloud(ec2, group, config, bootstrapped(config))
 
 
@@ -138,6 +139,18 @@ def test_an_unfilled_file_is_refused_before_anything_is_launched(cloud: Cloud) -
     with pytest.raises(AssertionError):  # "Not all subnet IDs found", and Ray prints it
         bootstrapped(yaml.safe_load((ROOT / "cluster.yaml").read_text()))
     assert cloud.instances == before
+
+
+def test_a_security_group_that_is_gone_is_refused_and_none_is_made(cloud: Cloud) -> None:
+    """Ray would make one that lets the whole world in to SSH, of the name in the file, if the file named it by no id."""
+    config = copy.deepcopy(cloud.filled)
+    for kind in config["available_node_types"].values():
+        kind["node_config"]["SecurityGroupIds"] = ["sg-00000000000000000"]
+    config["provider"]["security_group"]["GroupName"] = "gone"
+    before = cloud.ec2.describe_security_groups()["SecurityGroups"]
+    with pytest.raises(AssertionError):  # "Failed to detect a security group", and Ray prints it
+        bootstrapped(config)
+    assert cloud.ec2.describe_security_groups()["SecurityGroups"] == before
 
 
 def test_head_and_spot_worker_are_launched_as_written(cloud: Cloud) -> None:

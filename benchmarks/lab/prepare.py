@@ -29,7 +29,9 @@ def main() -> int:
     except botocore.exceptions.ClientError as error:
         if "Already" not in error.response["Error"]["Code"]:
             raise
-    print(json.dumps({"subnets": [subnet["SubnetId"] for subnet in subnets]}))
+    named = [{"Name": "group-name", "Values": ["eagleray"]}]
+    (group,) = [found["GroupId"] for found in ec2.describe_security_groups(Filters=named)["SecurityGroups"]]
+    print(json.dumps({"subnets": [subnet["SubnetId"] for subnet in subnets], "group": group}))
     return 0
 
 

@@ -185,7 +185,8 @@ def lab_of(given: argparse.Namespace, **changes: str) -> Iterator[Lab]:
         lab.say(lab.call("up").strip())  # not below: a lab that was up before is somebody else's
         try:
             prepared = json.loads(lab.laptop("python prepare.py").splitlines()[-1])
-            names = {"subnets": json.dumps(prepared["subnets"]), "venv": lab.env["LAB_VENV"]}
+            names = {"subnets": json.dumps(prepared["subnets"]), "group": prepared["group"]}
+            names["venv"] = lab.env["LAB_VENV"]
             committed = (source / "cluster.yaml").read_text()
             config = overlaid(committed, yaml.safe_load((HERE / "overlay.yaml").read_text()), names)
             text = yaml.safe_dump(config, sort_keys=False, width=10_000)
