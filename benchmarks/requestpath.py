@@ -4,10 +4,10 @@
     python benchmarks/requestpath.py --headers "x-request-disconnect-disabled: ?1" "x-request-timeout-seconds: 0"
 
 uvicorn's protocol is fed the bytes of one request (a JPEG of 224 pixels, with a key) and writes the answer into
-nothing; the endpoint behind it answers at once. So each layer's own cost shows, to a microsecond, on a busy machine too: of many
-repetitions the cheapest counts. Ray's part is its replica's own code around the application (Ray 2.60's private
-`Replica._direct_ingress_asgi`, with metrics that count nothing). What is missing is what the operating system and the
-other thread cost: a tenth of a millisecond more for each request in a replica under load.
+nothing; the endpoint behind it answers at once. So each layer's own cost shows to a few microseconds, on a busy machine
+too: of many repetitions the cheapest counts. Ray's part is its replica's own code around the application (Ray 2.60's
+private `Replica._direct_ingress_asgi`, with metrics that count nothing). What is missing is what the operating system
+and the other thread cost: a tenth of a millisecond more for each request in a replica under load.
 
 The last line is one JSON object: microseconds by layer.
 """
@@ -107,6 +107,8 @@ def in_ray(app: ASGIApp, timeout_s: float | None) -> ASGIApp:
     from ray.serve._private.common import DeploymentID
     from ray.serve.config import HTTPOptions
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # as in our replicas
+
     class Wrapper:
         event_loop = asyncio.get_running_loop()
         _run_user_code_in_separate_thread = False
@@ -184,7 +186,6 @@ async def measure(config: PathConfig) -> dict[str, float]:
 
 def main() -> int:
     config = tyro.cli(PathConfig, description=__doc__)
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # as in our replicas
     say(**uvloop.run(measure(config)))
     return 0
 
