@@ -242,6 +242,14 @@ def test_the_scripts_that_it_starts_are_there_and_take_what_they_are_given() -> 
     assert "EAGLERAY_METRICS=0 " in commands
 
 
+def test_every_ray_is_started_with_what_the_endpoint_needs() -> None:
+    """As `export` lines of serve/running/clusternode.py; where that fails the node is not started without them."""
+    for key in ("head", "worker"):
+        (start,) = [c for c in CONFIG[f"{key}_start_ray_commands"] if " ray start " in c]
+        asked = 'exports=$(python -m serve.running.clusternode) && eval "$exports" && '
+        assert asked in start.partition(" ray start ")[0]
+
+
 @pytest.mark.parametrize("script", ["keep.sh", "metrics.sh"])
 def test_shell_scripts_can_be_read_by_bash(script: str) -> None:
     subprocess.run(["bash", "-n", str(ROOT / "tune" / "nodes" / script)], check=True)

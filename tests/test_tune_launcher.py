@@ -142,7 +142,7 @@ def test_an_unfilled_file_is_refused_before_anything_is_launched(cloud: Cloud) -
 
 
 def test_a_security_group_that_is_gone_is_refused_and_none_is_made(cloud: Cloud) -> None:
-    """Ray would make one that lets the whole world in to SSH, of the name in the file, if the file named it by no id."""
+    """Ray would make one that lets the whole world in to SSH if the file named it by no id."""
     config = copy.deepcopy(cloud.filled)
     for kind in config["available_node_types"].values():
         kind["node_config"]["SecurityGroupIds"] = ["sg-00000000000000000"]

@@ -28,6 +28,8 @@ from serve.settings import ServeConfig
 _BUFFER_BYTES = 128 * 1024
 _CONNECTIONS = 1024
 
+INSTEAD = "Ray's Python proxy takes its place, and each request costs more CPU"
+
 # Where Ray believes that the machine cannot be part of a cluster, it takes the loopback address for the machine's own.
 # It believes so of Windows and macOS; told so on Linux, nearly all that it opens listens on this machine only.
 _ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
@@ -67,7 +69,7 @@ def prepare(config: ServeConfig, environ: MutableMapping[str, str] = os.environ)
         _refuse_bad_certificate(config.tls_cert, config.tls_key)
     if MARK in environ:  # started by a process of another endpoint: its stand-in for HAProxy is not ours
         environ.pop("RAY_SERVE_HAPROXY_BINARY_PATH", None)
-    binary = _binary(environ)
+    binary = binary_of(environ)
     haproxy, note = _choose(config, binary)
     # Short, since the path of a Unix socket may have 107 characters and Ray adds a node's id of 56.
     folder = tempfile.mkdtemp(prefix="eagleray-", dir="/tmp" if os.path.isdir("/tmp") else None)
@@ -75,7 +77,7 @@ def prepare(config: ServeConfig, environ: MutableMapping[str, str] = os.environ)
     environ[MARK] = folder
     environ.update(_ALONE)
     environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1" if haproxy else "0"
-    for name, value in _tuning(config).items():
+    for name, value in tuning(config).items():
         environ.setdefault(name, value)  # what the user has set stays
     if haproxy:
         environ.update(_own(config, folder, ports, binary))
@@ -89,10 +91,10 @@ def _choose(config: ServeConfig, binary: str) -> tuple[bool, str]:
     if sys.platform.startswith("linux") and binary:
         return True, ""
     reason = "no HAProxy is installed" if sys.platform.startswith("linux") else "HAProxy comes for Linux only"
-    return False, f"{reason}: Ray's Python proxy takes its place, and each request costs more CPU"
+    return False, f"{reason}: {INSTEAD}"
 
 
-def _binary(environ: Mapping[str, str]) -> str:
+def binary_of(environ: Mapping[str, str]) -> str:
     """The HAProxy that Ray would start, empty if there is none."""
     if given := environ.get("RAY_SERVE_HAPROXY_BINARY_PATH", ""):
         return given
@@ -124,7 +126,7 @@ def _free_ports(*uses: str) -> dict[str, int]:
             probe.close()
 
 
-def _tuning(config: ServeConfig) -> dict[str, str]:
+def tuning(config: ServeConfig) -> dict[str, str]:
     """What suits every endpoint."""
     return {
         # Our code never holds up the event loop (the network has a thread of its own), so it can share Ray's.

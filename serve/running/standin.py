@@ -1,6 +1,7 @@
 """A program that Ray starts as HAProxy: it changes what Ray has no settings for, and becomes HAProxy."""
 
 import json
+import re
 import shlex
 import stat
 from collections.abc import Iterable, Mapping
@@ -24,16 +25,17 @@ _FRONT: Final = (
 )
 
 
-def stand_in(config: ServeConfig, folder: str, ports: Mapping[str, int], binary: str) -> str:
+def stand_in(config: ServeConfig, folder: str, ports: Mapping[str, int], binary: str, *, told: str = LOOPBACK) -> str:
     """Write the program into `folder`, with the files that HAProxy is to read; returns its path.
 
-    `ports`: HAProxy's "metrics" and "stats". `binary`: the real HAProxy. OSError for TLS files that cannot be read.
+    `ports`: HAProxy's "metrics" and "stats". `binary`: the real HAProxy. `told`: where Ray was told to listen, as
+    it writes it into HAProxy's file ("*" for all addresses). OSError for TLS files that cannot be read.
 
     It changes a few lines of the file that Ray writes, each time that Ray starts HAProxy, and does not start it where
     Ray's file is not what is expected here.
     """
     changes = {
-        **_addresses(config, folder, ports),
+        **_addresses(config, folder, ports, told),
         "balance .*": _and_then(_waiting(config, folder)),
         "frontend http_frontend": _and_then(_FRONT),
     }
@@ -53,7 +55,7 @@ exec {shlex.quote(binary)} "$@"
     return str(program)
 
 
-def _addresses(config: ServeConfig, folder: str, ports: Mapping[str, int]) -> dict[str, str]:
+def _addresses(config: ServeConfig, folder: str, ports: Mapping[str, int], told: str) -> dict[str, str]:
     """Where HAProxy listens: the endpoint where it was asked to, with TLS if it has a certificate, and the two pages of
     counters on this machine only (Ray opens them to all, without a key)."""
     secured = ""
@@ -63,7 +65,7 @@ def _addresses(config: ServeConfig, folder: str, ports: Mapping[str, int]) -> di
         both.write_bytes(b"\n".join(Path(file).read_bytes() for file in (config.tls_cert, config.tls_key)))
         secured = f" ssl crt {both} ssl-min-ver TLSv1.2"
     return {
-        f"bind {LOOPBACK}:{config.port}": f"bind {config.host}:{config.port}{secured}",
+        rf"bind {re.escape(told)}:{config.port}": f"bind {config.host}:{config.port}{secured}",
         f"bind :{ports['metrics']}": f"bind {LOOPBACK}:{ports['metrics']}",
         rf"bind \*:{ports['stats']}": f"bind {LOOPBACK}:{ports['stats']}",
     }
