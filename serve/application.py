@@ -6,11 +6,13 @@ from typing import Final
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serve import predictroutes
 from serve.door.access import Guarded
 from serve.door.keystore import Keys
 from serve.endpoint import Endpoint
 from serve.routes import build_api
 from serve.settings import EndpointConfig
+from serve.shortpath import ShortPath
 from serve.watching.observe import Observed
 from serve.watching.observer import Observer
 
@@ -31,7 +33,8 @@ def build_asgi(endpoint: Endpoint, observer: Observer, keys: Keys, *, echoed: bo
         config = settings()
         return "" if config is None else config.cors
 
-    return Observed(_Origins(Guarded(build_api(endpoint), keys, settings), origins), observer, echoed=echoed)
+    routed = ShortPath(build_api(endpoint), predictroutes.predict_route(endpoint))
+    return Observed(_Origins(Guarded(routed, keys, settings), origins), observer, echoed=echoed)
 
 
 class _Origins:

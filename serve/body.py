@@ -2,8 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import TracebackType
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -53,7 +53,7 @@ async def read_form(request: Request, limits: EndpointConfig) -> Form:
     _refuse_what_is_announced(request, limits)
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind == b"multipart/form-data":
-        async with _in_time(limits):
+        async with _InTime(limits):
             return await _read_multipart(request, options.get(b"boundary"), limits)
     if kind.startswith(b"multipart/"):
         raise ApiError(422, "not_form_data", "send images as multipart/form-data, or one as the raw body")
@@ -70,14 +70,26 @@ async def read_body(request: Request, limits: EndpointConfig, empty: str) -> byt
     return await _read_whole(request, limits, empty)
 
 
-@asynccontextmanager
-async def _in_time(limits: EndpointConfig) -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(limits.body_timeout_s):
-            yield
-    except TimeoutError:
-        message = f"the body did not arrive within {limits.body_timeout_s:g} s: send it faster or send fewer images"
-        raise ApiError(408, "body_timeout", message) from None
+class _InTime:
+    """`asyncio.timeout` whose end is an answer. A class: a generator's context manager costs ten microseconds more."""
+
+    __slots__ = ("_seconds", "_timeout")
+
+    def __init__(self, limits: EndpointConfig) -> None:
+        self._seconds = limits.body_timeout_s
+
+    async def __aenter__(self) -> None:
+        self._timeout = asyncio.timeout(self._seconds)
+        await self._timeout.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._timeout.__aexit__(kind, error, trace)
+        except TimeoutError:
+            message = f"the body did not arrive within {self._seconds:g} s: send it faster or send fewer images"
+            raise ApiError(408, "body_timeout", message) from None
 
 
 def _refuse_what_is_announced(request: Request, limits: EndpointConfig) -> None:
@@ -111,7 +123,7 @@ async def _limited(request: Request, limits: EndpointConfig) -> AsyncIterator[by
 
 async def _read_whole(request: Request, limits: EndpointConfig, empty: str) -> bytes:
     body = bytearray()  # and no list of chunks: a hostile client may send them of two bytes each
-    async with _in_time(limits):
+    async with _InTime(limits):
         async for chunk in _limited(request, limits):
             body += chunk
     if not body:

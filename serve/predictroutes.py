@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 
 from serve.answers import ErrorAnswer, HealthAnswer, ModelAnswer, PredictAnswer, model_entry, prediction_entry
 from serve.asking import ask
@@ -96,3 +97,8 @@ def router(endpoint: Endpoint) -> APIRouter:
         return JSONResponse(model_entry(endpoint.ready().info))
 
     return routes
+
+
+def predict_route(endpoint: Endpoint) -> APIRoute:
+    """The route of `/predict` alone, for `ShortPath`."""
+    return next(one for one in router(endpoint).routes if isinstance(one, APIRoute) and one.path == "/predict")

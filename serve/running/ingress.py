@@ -131,9 +131,12 @@ def tuning(config: ServeConfig) -> dict[str, str]:
     return {
         # Our code never holds up the event loop (the network has a thread of its own), so it can share Ray's.
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+        # Ray looks after its replicas ten times a second, which takes 3 % of a core; twice is enough.
+        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
         # Ray's patience (5 s and 30 s) is too short on a busy laptop: it then starts HAProxy again and again.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "90",
         "RAY_SERVE_HAPROXY_STARTUP_TIMEOUT_S": "90",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.running.directport:middlewares",
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",  # one thread passes on more than a node's replicas can answer
         "RAY_SERVE_HAPROXY_MAXCONN": str(_CONNECTIONS),
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(_BUFFER_BYTES),
