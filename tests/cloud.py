@@ -24,6 +24,7 @@ from tune.askaws import fact, gather
 from tune.aws import Aws
 from tune.clusteraccess import create
 from tune.clusterfile import ClusterFile, parse, read
+from tune.clustergroup import with_group
 from tune.clusterwrite import planned
 from tune.preflightchecks import run
 from tune.preflightfacts import Facts, Finding, Here, Needs
@@ -173,7 +174,7 @@ def ready(cloud: Cloud) -> ClusterFile:
     """The same, with everything made that it names."""
     file = written(cloud)
     list(create(file, Aws(file.region)))
-    return file
+    return with_group(file, Aws(file.region))
 
 
 def spoilt(file: ClusterFile, old: str, new: str) -> ClusterFile:

@@ -17,6 +17,7 @@ FILLING = Filling(
     ssh_from="203.0.113.7/32",
     subnets=("subnet-aaaa", "subnet-bbbb"),
     zones=("eu-west-1a", "eu-west-1b"),
+    group="sg-0a1b2c3d",
     bucket="birds-2026",
     profiles={"head": "eagleray-eu-west-1-head", "g6-spot": "eagleray-eu-west-1-worker"},
     options={"ttl": "8h", "max-usd": "20"},
@@ -64,6 +65,7 @@ def test_everything_is_filled_and_all_else_stays(file: ClusterFile) -> None:
     for kind in new.types:
         assert kind.image == FILLING.image
         assert kind.subnets == FILLING.subnets
+        assert kind.groups == ("sg-0a1b2c3d",)
         assert kind.profile == FILLING.profiles["head" if kind.head else "g6-spot"]
         assert kind.labels["eagleray.region"] == "eu-west-1"
     assert new.option(TIME_TO_LIVE, "ttl") == "8h"
@@ -131,6 +133,7 @@ FILLING_WITHOUT_OPTIONS = Filling(
     [
         (Filling(bucket="birds"), "no s3:// address"),
         (Filling(subnets=("subnet-a",)), "no SubnetIds"),
+        (Filling(group="sg-1"), "no SecurityGroupIds"),
         (Filling(options={"ttl": "8h"}), "no command runs"),
         (Filling(metrics=True), "no EAGLERAY_METRICS=0"),
     ],

@@ -52,14 +52,15 @@ def file(shared: tuple[Cloud, ClusterFile]) -> ClusterFile:
 def test_nothing_is_said_of_a_good_set_up(cloud: Cloud, file: ClusterFile) -> None:
     findings = look(file)
     assert trouble(findings) == []
-    assert {"credentials", "quota", "bucket", "cost", "spot price", "memory"} <= {f.check for f in findings}
+    assert {"credentials", "quota", "bucket", "cost", "spot price", "memory", "launch"} <= {f.check for f in findings}
     assert "0 warning(s), 0 stop(s): ray up may come" in verdict(findings)
+    assert cloud.ec2.describe_instances()["Reservations"] == []
 
 
 def test_the_committed_file_is_stopped_with_the_command_that_fills_it(cloud: Cloud) -> None:
     findings = look(read(str(ROOT / "cluster.yaml")))
     told = said(findings, "filled", "stop")
-    assert "--write --region us-west-2 --bucket NAME --ssh-from YOUR.ADDRESS" in told
+    assert "--write --create --region us-west-2 --bucket NAME --ssh-from YOUR.ADDRESS" in told
     for what in ("image", "subnets", "address", "bucket"):
         assert what in told
     assert trouble(findings) == [("filled", "stop")]
@@ -104,7 +105,13 @@ def closed_bucket(cloud: Cloud, file: ClusterFile) -> ClusterFile:
 
 def no_default_vpc(cloud: Cloud, file: ClusterFile) -> ClusterFile:
     cloud.answers["ec2:DescribeVpcs"] = lambda _: {"Vpcs": []}
-    return spoilt(file, f"SubnetIds: [{', '.join(file.head.subnets)}]", "SecurityGroupIds: []")
+    return spoilt(file, f"SubnetIds: [{', '.join(file.head.subnets)}]", "Tags: []")
+
+
+def may_not_launch(cloud: Cloud, file: ClusterFile) -> ClusterFile:
+    told = "User: arn:aws:iam::1:user/ana is not authorized to perform: iam:PassRole on resource: x"
+    cloud.refuse("ec2:RunInstances", "UnauthorizedOperation", told, status=403)
+    return file
 
 
 def zones(letters: str) -> Plant:
@@ -156,6 +163,28 @@ FAULTS: list[Fault] = [
     ("stopped", text("cache_stopped_nodes: false", ""), "idle nodes", "stop", ("cache_stopped_nodes: false",)),
     ("no-limit", text("--ttl 12h --max-usd 30", ""), "time to live", "warning", ("--write --ttl 8h --max-usd 20",)),
     ("wrong-limit", text("--cluster eagleray", "--cluster other"), "time to live", "stop", ("would end nothing",)),
+    (
+        "labels",
+        text("region: us-west-2, eagleray.market: spot", "region: us-east-1, eagleray.market: spot"),
+        "names",
+        "warning",
+        ("g6-spot: region us-east-1, not us-west-2",),
+    ),
+    (
+        "tags",
+        text("Key: ray-cluster-name, Value: eagleray", "Key: ray-cluster-name, Value: other"),
+        "names",
+        "warning",
+        ("tagged as cluster other", "Value: eagleray"),
+    ),
+    (
+        "always-on",
+        text("min_workers: 0", "min_workers: 1"),
+        "idle nodes",
+        "warning",
+        ("keeps g6-spot", "min_workers: 0"),
+    ),
+    ("may-not", may_not_launch, "launch", "stop", ("no permission for iam:PassRole",)),
     ("disk", text("VolumeSize: 140", "VolumeSize: 5"), "disk", "stop", ("less than the image's",)),
 ]
 

@@ -61,6 +61,33 @@ def no_policy(cloud: Cloud, file: ClusterFile) -> ClusterFile:
     return file
 
 
+def statement(role: str, **given: Any) -> Plant:
+    """One more thing that a role may do."""
+
+    def plant(cloud: Cloud, file: ClusterFile) -> ClusterFile:
+        policy = {"Version": "2012-10-17", "Statement": {"Effect": "Allow", **given}}
+        name = file.head.profile if role == "head" else file.workers[0].profile
+        cloud.iam.put_role_policy(RoleName=name, PolicyName="more", PolicyDocument=json.dumps(policy))
+        return file
+
+    return plant
+
+
+def untrusted(cloud: Cloud, file: ClusterFile) -> ClusterFile:
+    trust = {
+        "Statement": {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    }
+    named = {"RoleName": file.workers[0].profile, "PolicyDocument": json.dumps({"Version": "2012-10-17", **trust})}
+    cloud.iam.update_assume_role_policy(**named)
+    return file
+
+
+def bounded(cloud: Cloud, file: ClusterFile) -> ClusterFile:
+    made = cloud.iam.create_policy(PolicyName="bound", PolicyDocument=json.dumps(ALL_OF_S3))["Policy"]["Arn"]
+    cloud.iam.put_role_permissions_boundary(RoleName=file.head.profile, PermissionsBoundary=made)
+    return file
+
+
 def private_subnet(cloud: Cloud, file: ClusterFile) -> ClusterFile:
     cloud.ec2.modify_subnet_attribute(SubnetId=file.head.subnets[0], MapPublicIpOnLaunch={"Value": False})
     return file
@@ -108,9 +135,31 @@ FAULTS: list[Fault] = [
     ("managed", managed_s3, "profile", "stop", ("reaches all of S3 (*)", "--create")),
     ("no-policy", no_policy, "profile", "stop", ("s3:PutObject", "ec2:RunInstances", "--create")),
     ("pass-role", no_pass_role, "pass role", "stop", ("iam:PassRole on eagleray-us-west-2-worker", "--create")),
+    ("untrusted", untrusted, "profile", "stop", ("EC2 may not take the role", "--create")),
+    ("bounded", bounded, "profile", "warning", ("permissions boundary", "--create --print")),
+    (
+        "another-bucket",
+        statement("worker", Action="s3:GetObject", Resource="arn:aws:s3:::photos/*"),
+        "profile",
+        "warning",
+        ("also reaches arn:aws:s3:::photos/*", "if not meant"),
+    ),
+    (
+        "any-role",
+        statement("head", Action="iam:PassRole", Resource="*"),
+        "pass role",
+        "warning",
+        ("any role of the account", "--create"),
+    ),
     ("private", private_subnet, "subnets", "stop", ("no public address", "--subnets")),
     ("group-open", open_group, "ssh", "stop", ("security group eagleray opens SSH to the world", "--create")),
-    ("no-group", no_group, "security group", "stop", ("SSH open to the world", "--create")),
+    (
+        "no-group",
+        no_group,
+        "security group",
+        "stop",
+        ("has no security group sg-", "--create makes it and writes its id"),
+    ),
 ]
 
 

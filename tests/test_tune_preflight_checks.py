@@ -24,6 +24,7 @@ from tune.preflightfacts import (
     Fact,
     Facts,
     Finding,
+    Group,
     Identity,
     Image,
     Machine,
@@ -58,6 +59,7 @@ def file() -> ClusterFile:
         image=IMAGE,
         ssh_from=ADDRESS,
         subnets=("subnet-a", "subnet-b"),
+        group="sg-1",
         bucket="birds",
         profiles={"head": "the-head"},
         python=".".join(HERE.python.split(".")[:2]),
@@ -265,9 +267,35 @@ def test_subnets(facts: Facts) -> None:
     assert "subnet-b get no public address" in only(told(SUBNETS[0], hidden)).what
     inside = told(SUBNETS[0], hidden, old="region: us-west-2\n", new="region: us-west-2\n    use_internal_ips: true\n")
     assert [finding.verdict for finding in inside] == ["ok"]
-    none = {"old": "SubnetIds: [subnet-a, subnet-b]", "new": "SecurityGroupIds: []"}
+    none = {"old": "SubnetIds: [subnet-a, subnet-b]", "new": "Tags: []"}
     assert "no default VPC" in only(told(vpc="none", **none)).what
     assert [finding.verdict for finding in told(*SUBNETS, **none)] == ["ok"]
+
+
+def test_the_security_group(facts: Facts) -> None:
+    inside = {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": "sg-1"}]}
+    ssh = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": ADDRESS}]}
+    good = Group("sg-1", "eagleray", "vpc-1", (inside, ssh))
+
+    def told(*groups: Group, file: ClusterFile = facts.file) -> list[str]:
+        found = preflightchecksnetwork.group(replace(facts, file=file, groups=Fact(groups)))
+        return [f"{finding.verdict} {finding.what} {finding.remedy}".strip() for finding in found]
+
+    assert told(good) == [f"ok security group eagleray: port 22 from {ADDRESS}, all inside"]
+    assert "has no security group sg-1" in told()[0]
+    assert "lets the nodes not reach each other" in told(replace(good, rules=(ssh,)))[0]
+    assert "lets in nobody to port 22" in told(replace(good, rules=(inside,)))[0]
+    assert "belongs to vpc-2, the subnets to vpc-1" in told(replace(good, vpc="vpc-2"))[0]
+    world = {**ssh, "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}
+    assert "opens SSH to the world" in told(replace(good, rules=(inside, world)))[0]
+    own = replace(good, name="ours", rules=(inside, {**ssh, "IpRanges": [{"CidrIp": "198.51.100.0/24"}]}))
+    assert told(own) == ["ok ours (sg-1), your own"]
+    assert "narrow the rules of sg-1" in told(replace(own, rules=(world,)))[0]
+    # By name only: Ray would find it, or make one of its own that is open.
+    by_name = spoilt(facts.file, "SecurityGroupIds: [sg-1]", "Tags: []")
+    assert told(good, file=by_name) == told(good)
+    for lacking in ((), (replace(good, rules=()),), (replace(good, vpc="vpc-2"),)):
+        assert "Ray's own lets in the world to SSH" in told(*lacking, file=by_name)[0]
 
 
 @pytest.mark.parametrize(
@@ -377,6 +405,7 @@ def test_training_memory_grows_with_what_is_trained() -> None:
         ({"write": True, "ttl": "soon"}, "ttl must be a time"),
         ({"leftovers": True, "create": True}, "--leftovers only looks"),
         ({"print": True}, "give --create too"),
+        ({"json": True, "create": True}, "without --create"),
         ({"write": True, "max_usd": -1.0}, "max_usd must be >= 0"),
     ],
 )

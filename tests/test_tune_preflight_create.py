@@ -11,12 +11,12 @@ from moto import settings
 from moto.core.authorization import ActionAuthenticatorMixin
 
 from data.errors import UserError
-from tests.cloud import ADDRESS, REGION, ROOT, Cloud, account, look, ready, spoilt, trouble, written
+from tests.cloud import ADDRESS, REGION, ROOT, Cloud, account, look, ready, said, spoilt, trouble, written
 from tune.accesspolicies import allows, head_policy, s3_beyond, same, statements, worker_policy
 from tune.aws import Aws
 from tune.clusteraccess import create, printed
 from tune.clusterfile import ClusterFile, read
-from tune.clustergroup import make_group
+from tune.clustergroup import make_group, with_group
 
 WORKER, HEAD = "eagleray-us-west-2-worker", "eagleray-us-west-2-head"
 
@@ -38,15 +38,11 @@ def rules(cloud: Cloud) -> list[dict[str, Any]]:
 
 def test_what_is_missing_is_made_and_then_all_is_well(cloud: Cloud) -> None:
     file = written(cloud)
-    before = trouble(look(file))
-    assert sorted(set(before)) == [
-        ("bucket", "stop"),
-        ("profile", "stop"),
-        ("security group", "stop"),
-        ("spot role", "stop"),
-    ]
+    missing = {("bucket", "stop"), ("profile", "stop"), ("filled", "stop"), ("spot role", "stop")}
+    assert set(trouble(look(file))) == missing
+    assert "the security group (line" in said(look(file), "filled", "stop")
     assert [line.split()[0] for line in create(file, Aws(REGION))] == ["made"] * 5
-    assert trouble(look(file)) == []
+    assert trouble(look(with_group(file, Aws(REGION)))) == []
     bucket = cloud.client("s3")
     closed = bucket.get_public_access_block(Bucket=cloud.bucket)["PublicAccessBlockConfiguration"]
     assert all(closed.values())

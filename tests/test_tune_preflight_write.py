@@ -43,7 +43,7 @@ def test_a_file_is_filled_and_a_second_time_nothing_changes(
     assert "+            - {IpProtocol: tcp, FromPort: 22, ToPort: 22, IpRanges: [{CidrIp: 203.0.113.7/32}]}" in shown
     assert "next: uv run tune/preflight.py" in shown
     file = read(str(copy))
-    assert file.unfilled == ()
+    assert {each.what for each in file.unfilled} == {"the security group"}  # which --create makes, and fills in
     assert {kind.image for kind in file.types} == {IMAGE}
     assert {kind.profile for kind in file.workers} == {role_name(file, head=False)} == {"eagleray-us-west-2-worker"}
     assert file.head.profile == "eagleray-us-west-2-head"
@@ -63,7 +63,12 @@ def test_a_file_is_filled_and_a_second_time_nothing_changes(
 
 def test_write_and_create_in_one_go(cloud: Cloud, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert preflight(flags(copy, cloud, create=True)) == 0
-    assert capsys.readouterr().out.count("\nmade ") == 5
+    shown = capsys.readouterr().out
+    assert shown.count("\nmade ") == 5
+    assert "+            SecurityGroupIds: [sg-" in shown
+    file = read(str(copy))
+    assert file.unfilled == ()
+    assert len(file.group_ids) == 1
     assert preflight(flags(copy, cloud, create=True, print=True)) == 0
     assert "aws iam create-role" in capsys.readouterr().out
 
@@ -75,13 +80,14 @@ def test_part_of_it_is_filled_without_asking_aws_more_than_needed(
     assert "not filled in yet: the address that SSH is open to" in capsys.readouterr().out
     cloud.asked.clear()
     assert preflight(PreflightConfig(file=str(copy), write=True, ssh_from=ADDRESS)) == 0
-    assert cloud.asked == []
+    assert set(cloud.asked) == {"ec2:DescribeSubnets", "ec2:DescribeSecurityGroups"}  # whether the group is there
     assert preflight(PreflightConfig(file=str(copy), write=True, ssh_from="192.168.1.5")) == 0
     assert "lies in a local network" in capsys.readouterr().out
 
 
 def test_another_region_takes_image_subnets_and_roles_along(cloud: Cloud, copy: Path) -> None:
-    preflight(flags(copy, cloud))
+    preflight(flags(copy, cloud, create=True))
+    assert read(str(copy)).group_ids
     cloud.answers["ssm:GetParameter"] = lambda _: {"Parameter": {"Value": "ami-33333333333333333"}}
     preflight(PreflightConfig(file=str(copy), write=True, region="eu-west-1"))
     file = read(str(copy))
@@ -92,6 +98,7 @@ def test_another_region_takes_image_subnets_and_roles_along(cloud: Cloud, copy: 
     # The old region's roles are not this one's.
     assert file.head.profile == "eagleray-eu-west-1-head"
     assert file.head.labels["eagleray.region"] == "eu-west-1"
+    assert not file.group_ids
 
 
 def test_named_subnets(cloud: Cloud) -> None:
@@ -158,7 +165,8 @@ def test_one_address_or_an_office() -> None:
     assert ssh_range(" 203.0.113.7 ") == "203.0.113.7/32"
     assert ssh_range("203.0.113.7/24") == "203.0.113.0/24"
     assert private("10.0.0.1/32")
-    assert not private("8.8.8.8/32")
+    assert private("100.64.3.0/24")
+    assert not private(ADDRESS)
 
 
 def test_a_write_that_fails_leaves_the_file(cloud: Cloud, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,10 +19,6 @@ POLICY: Final = "eagleray"
 """The name of the inline policy of either role."""
 SPOT_SERVICE: Final = "spot.amazonaws.com"
 
-TRUST: Final = {
-    "Version": "2012-10-17",
-    "Statement": [{"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}],
-}
 OBJECTS: Final = ("s3:GetObject", "s3:PutObject", "s3:DeleteObject")
 """What a node does with the objects of its bucket."""
 HEAD: Final = ("ec2:RunInstances", "ec2:TerminateInstances", "ec2:CreateTags", "ec2:DescribeInstances")
@@ -46,6 +42,16 @@ def partition(region: str) -> str:
     if region.startswith("cn-"):
         return "aws-cn"
     return "aws-us-gov" if region.startswith("us-gov-") else "aws"
+
+
+def ec2_service(region: str) -> str:
+    """What EC2 is called where a role says who may take it."""
+    return "ec2.amazonaws.com.cn" if partition(region) == "aws-cn" else "ec2.amazonaws.com"
+
+
+def trust(file: ClusterFile) -> dict[str, Any]:
+    """Who may take the roles: machines."""
+    return _policy({"Principal": {"Service": ec2_service(file.region)}, "Action": "sts:AssumeRole"})
 
 
 def worker_policy(file: ClusterFile) -> dict[str, Any]:
@@ -108,7 +114,7 @@ def _pass_role(file: ClusterFile, roles: list[str]) -> dict[str, Any]:
         "Sid": "GiveWorkersTheirRole",
         "Action": "iam:PassRole",
         "Resource": [f"arn:{partition(file.region)}:iam::*:role/{role}" for role in roles],
-        "Condition": {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}},
+        "Condition": {"StringEquals": {"iam:PassedToService": ec2_service(file.region)}},
     }
 
 
@@ -166,6 +172,17 @@ def _outside(policy: Iterable[Statement], bucket: str) -> Iterator[str]:
                 name = resource.partition(":s3:::")[2].partition("/")[0]
                 if (name and name != bucket) or any(fnmatch.fnmatchcase(other, resource) for other in _ELSEWHERE):
                     yield resource
+
+
+def may_take(trusting: Mapping[str, Any], service: str) -> bool:
+    """Whether a role's trust policy lets a service of AWS take it."""
+    return any(
+        given.get("Effect") == "Allow"
+        and any(fnmatch.fnmatchcase("sts:AssumeRole", action) for action in _listed(given.get("Action")))
+        and service in _listed((given.get("Principal") or {}).get("Service"))
+        for given in _listed(trusting.get("Statement"))
+        if isinstance(given.get("Principal") or {}, Mapping)
+    )
 
 
 def same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:

@@ -41,8 +41,7 @@ def default_vpc(cloud: Aws) -> str:
 
 def groups(cloud: Aws, file: ClusterFile) -> tuple[Group, ...]:
     """The security groups of the file's name and ids."""
-    named = {str(name) for kind in file.types for name in kind.config.get("SecurityGroupIds") or ()}
-    wanted = [{"Name": "group-id", "Values": sorted(named)}] if named else []
+    wanted = [{"Name": "group-id", "Values": sorted(file.group_ids)}] if file.group_ids else []
     wanted.append({"Name": "group-name", "Values": [file.group_name]})
     asked = [cloud.all("ec2", "describe_security_groups", "SecurityGroups", Filters=[each]) for each in wanted]
     listed = [each for found in asked for each in found]

@@ -40,7 +40,9 @@ def gather(file: ClusterFile, here: Here, plan: Plan, needs: Fact[Needs]) -> Fac
     machines = fact(partial(askmachines.machines, cloud, file))
     types = sorted({kind.instance_type for kind in file.types})
     on_spot = sorted({kind.instance_type for kind in file.types if kind.spot})
-    images, profiles = ({getattr(kind, what) for kind in file.types} for what in ("image", "profile"))
+    groups, profiles = fact(partial(askaccess.groups, cloud, file)), {kind.profile for kind in file.types}
+    images = {kind.image for kind in file.types}
+    try_with = groups.answer if file.head.subnets and not file.unfilled else None
     return Facts(
         file,
         here,
@@ -52,7 +54,7 @@ def gather(file: ClusterFile, here: Here, plan: Plan, needs: Fact[Needs]) -> Fac
         offered=fact(partial(askmachines.offers, cloud, sorted({*types, *(machines.answer or ())}))),
         subnets=fact(partial(askaccess.subnets, cloud)),
         default_vpc=fact(partial(askaccess.default_vpc, cloud)),
-        groups=fact(partial(askaccess.groups, cloud, file)),
+        groups=groups,
         keys=fact(partial(askaccess.key_pairs, cloud)),
         images=fact(partial(askmachines.images, cloud, _set(images))),
         bucket=fact(partial(askaccess.bucket, cloud, file.bucket)) if _set([file.bucket]) else Fact(),
@@ -62,6 +64,7 @@ def gather(file: ClusterFile, here: Here, plan: Plan, needs: Fact[Needs]) -> Fac
         running=fact(partial(askmachines.running, cloud)),
         spot_prices=fact(partial(askmachines.spot_prices, cloud, on_spot)),
         on_demand={name: fact(partial(askmachines.on_demand, cloud, name)) for name in types},
+        launch=fact(partial(askmachines.dry_run, cloud, file, try_with)) if try_with else None,
         private_key=private_key(file),
     )
 

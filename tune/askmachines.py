@@ -10,7 +10,7 @@ from data.errors import UserError
 from tune.accesspolicies import CLUSTER_TAG, partition
 from tune.aws import HOME, Aws, AwsError, tags
 from tune.clusterfile import ClusterFile
-from tune.preflightfacts import Cost, Image, Machine, Quota, Running
+from tune.preflightfacts import Cost, Group, Image, Machine, Quota, Running
 from tune.prices import Kind, load_prices
 
 Json = dict[str, Any]
@@ -86,6 +86,20 @@ def _image(said: Json) -> Image:
 def _day(text: str) -> str:
     """The day, if it has come."""
     return text[:10] if text and text[:10] <= datetime.now(UTC).strftime("%Y-%m-%d") else ""
+
+
+def dry_run(cloud: Aws, file: ClusterFile, groups: tuple[Group, ...]) -> str:
+    """Ask EC2 to pretend to launch the head as Ray would; "", or why this login may not."""
+    config = {key: value for key, value in file.head.config.items() if key not in ("SubnetIds", "SecurityGroupIds")}
+    named = list(file.head.groups) or [group.id for group in groups if group.name == file.group_name]
+    given = list(config.pop("TagSpecifications", ()))
+    mine = {"ResourceType": "instance", "Tags": [{"Key": CLUSTER_TAG, "Value": file.name}]}
+    where: Json = {"SubnetId": file.head.subnets[0], "SecurityGroupIds": named[:1], "TagSpecifications": [mine, *given]}
+    try:
+        cloud.ask("ec2", "run_instances", **config, **where, MinCount=1, MaxCount=1, DryRun=True)
+    except AwsError as error:
+        return "" if error.code == "DryRunOperation" else str(error)
+    return ""
 
 
 def quota(cloud: Aws, code: str) -> Quota:

@@ -13,15 +13,15 @@ from data.errors import UserError
 from tune.accesspolicies import (
     POLICY,
     SPOT_SERVICE,
-    TRUST,
     head_policy,
     role_name,
     same,
+    trust,
     worker_policy,
 )
 from tune.askaccess import document, spot_role
 from tune.aws import Aws, AwsError, shell
-from tune.clusterfile import ClusterFile
+from tune.clusterfile import UNSET_GROUP, ClusterFile
 from tune.clustergroup import group_shell, make_group, our_tags, told
 from tune.preflightchecksfile import command
 
@@ -62,9 +62,8 @@ def printed(file: ClusterFile) -> list[str]:
 
 
 def _refuse_unfilled(file: ClusterFile) -> None:
-    if file.unfilled:
-        missing = ", ".join(dict.fromkeys(each.what for each in file.unfilled))
-        what = f"{file.path}: {missing} not filled in yet, so it is not known what to make"
+    if lacking := [each.what for each in file.unfilled if each.text != UNSET_GROUP]:
+        what = f"{file.path}: {', '.join(dict.fromkeys(lacking))} not filled in yet, so it is not known what to make"
         raise UserError(f"{what}; {command(file, '--write --create --region … --bucket … --ssh-from …')}")
 
 
@@ -124,10 +123,10 @@ def role_steps(file: ClusterFile, *, head: bool) -> list[Step]:
         return []
     policy = head_policy(file) if head else worker_policy(file)
     role, profile, tags = {"RoleName": name}, {"InstanceProfileName": name}, {"Tags": our_tags(file)}
-    trust, allowed = {"AssumeRolePolicyDocument": json.dumps(TRUST)}, {"PolicyDocument": json.dumps(policy)}
+    machines, allowed = {"AssumeRolePolicyDocument": json.dumps(trust(file))}, {"PolicyDocument": json.dumps(policy)}
     there = ("EntityAlreadyExists",)
     return [
-        Step(f"role {name}", "iam", "create_role", {**role, **trust, **tags}, there),
+        Step(f"role {name}", "iam", "create_role", {**role, **machines, **tags}, there),
         Step(f"policy of {name}", "iam", "put_role_policy", {**role, "PolicyName": POLICY, **allowed}),
         Step(f"profile {name}", "iam", "create_instance_profile", {**profile, **tags}, there),
         # One role is all that a profile can hold.

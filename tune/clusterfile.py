@@ -12,15 +12,18 @@ import yaml
 from data import store
 from data.errors import UserError
 from tune.inboundrules import SSH, addresses, reaches
+from tune.nodetypes import NodeType, node_type
 
 # What the committed file holds where --write has yet to fill in; each is refused by AWS or reaches nobody.
 UNSET_IMAGE: Final = "ami-00000000000000000"
 UNSET_SUBNET: Final = "subnet-00000000000000000"
+UNSET_GROUP: Final = "sg-00000000000000000"
 UNSET_ADDRESS: Final = "192.0.2.1/32"
 UNSET_NAME: Final = "eagleray-UNSET"
 UNSET: Final = {
     UNSET_IMAGE: "the machine image",
     UNSET_SUBNET: "the subnets",
+    UNSET_GROUP: "the security group",
     UNSET_ADDRESS: "the address that SSH is open to",
     UNSET_NAME: "the bucket and the instance profiles",
 }
@@ -30,56 +33,6 @@ OPTION: Final = r"{script}\b[^\n;&|#]*?\s--{option}[ =](\S+?)(?=[\s\"';&|]|$)"
 # libyaml, where PyYAML was built with it, is ten times faster and says the same.
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 TIME_TO_LIVE: Final = "tune/nodes/timetolive.py"
-
-
-@dataclass(frozen=True)
-class NodeType:
-    """One of `available_node_types`: a kind of machine that the cluster may rent."""
-
-    name: str
-    head: bool
-    max_workers: int
-    config: dict[str, Any]
-    """Its node_config: what Ray hands to EC2's RunInstances."""
-    resources: dict[str, Any]
-    labels: dict[str, str]
-
-    @property
-    def instance_type(self) -> str:
-        return str(self.config.get("InstanceType", ""))
-
-    @property
-    def image(self) -> str:
-        return str(self.config.get("ImageId", ""))
-
-    @property
-    def spot(self) -> bool:
-        return (self.config.get("InstanceMarketOptions") or {}).get("MarketType") == "spot"
-
-    @property
-    def market(self) -> str:
-        return "spot" if self.spot else "on-demand"
-
-    @property
-    def profile(self) -> str:
-        """The name of its instance profile; "" where it has none."""
-        given = self.config.get("IamInstanceProfile") or {}
-        return str(given.get("Name") or str(given.get("Arn", "")).rpartition("/")[2])
-
-    @property
-    def subnets(self) -> tuple[str, ...]:
-        return tuple(map(str, self.config.get("SubnetIds") or ()))
-
-    @property
-    def wants_gpu(self) -> bool:
-        """Workers do, unless their resources say GPU: 0; the head only where its resources ask for one."""
-        return bool(self.resources.get("GPU", 0 if self.head else 1))
-
-    @property
-    def disks(self) -> tuple[dict[str, Any], ...]:
-        """Block devices: DeviceName and what Ebs says of it."""
-        given = self.config.get("BlockDeviceMappings") or ()
-        return tuple({"DeviceName": d.get("DeviceName", ""), **(d.get("Ebs") or {})} for d in given)
 
 
 @dataclass(frozen=True)
@@ -120,7 +73,7 @@ class ClusterFile:
     def types(self) -> tuple[NodeType, ...]:
         """The head first."""
         head = self.config["head_node_type"]
-        found = [_node_type(name, entry, name == head, self.max_workers) for name, entry in self._entries.items()]
+        found = [node_type(name, entry, name == head, self.max_workers) for name, entry in self._entries.items()]
         return tuple(sorted(found, key=lambda kind: not kind.head))
 
     @property
@@ -166,6 +119,11 @@ class ClusterFile:
         return str(self.group.get("GroupName") or f"ray-autoscaler-{self.name}")
 
     @property
+    def group_ids(self) -> set[str]:
+        """Of the security groups that its node types name, those that are filled in."""
+        return {name for kind in self.types for name in kind.groups} - {UNSET_GROUP}
+
+    @property
     def ssh_from(self) -> tuple[str, ...]:
         """The addresses (CIDR) that a rule of the file lets in to port 22."""
         rules = [rule for rule in self.group.get("IpPermissions") or () if reaches(rule, SSH)]
@@ -176,6 +134,11 @@ class ClusterFile:
         pattern = re.compile(OPTION.format(script=re.escape(script), option=option))
         found = next((match for text in self.texts if (match := pattern.search(text))), None)
         return found[1] if found else ""
+
+    @property
+    def missing(self) -> str:
+        """What is unfilled, in words; "" where nothing is."""
+        return ", ".join(dict.fromkeys(each.what for each in self.unfilled))
 
     @cached_property
     def unfilled(self) -> tuple[Unfilled, ...]:
@@ -252,14 +215,3 @@ def scalars(text: str) -> Iterator[tuple[tuple[str | int, ...], yaml.ScalarNode]
 def project_folder(path: str) -> str:
     """Where the cluster file lies, and beside it the pins of the project."""
     return os.path.dirname(os.path.realpath(path))
-
-
-def _node_type(name: str, entry: dict[str, Any], head: bool, most: int) -> NodeType:
-    return NodeType(
-        name=name,
-        head=head,
-        max_workers=0 if head else min(int(entry.get("max_workers", most)), most),
-        config=entry["node_config"],
-        resources=dict(entry.get("resources") or {}),
-        labels=dict(entry.get("labels") or {}),
-    )

@@ -31,6 +31,8 @@ class Filling:
     subnets: tuple[str, ...] = ()
     zones: tuple[str, ...] = ()
     """Those of the subnets; written where the file names zones."""
+    group: str = ""
+    """The id of the security group."""
     bucket: str = ""
     """Its name, without s3://."""
     profiles: Mapping[str, str] = field(default_factory=dict)
@@ -52,7 +54,7 @@ class _Edit:
 def filled(file: ClusterFile, filling: Filling) -> ClusterFile:
     """The file with the values in it. `UserError` where a value has no place to go."""
     # Names first: they may stand in a text that the others put something into.
-    for steps in ((_names,), (_places, _subnets, _options)):
+    for steps in ((_names,), (_places, _lists, _options)):
         edits = [edit for step in steps for edit in step(file, filling)]
         text = file.text
         for edit in sorted(edits, key=lambda edit: edit.begin, reverse=True):
@@ -127,25 +129,23 @@ def _quoted(value: str, node: yaml.ScalarNode) -> str:
     return f"{node.style}{value}{node.style}" if node.style in ("'", '"') else value
 
 
-def _subnets(file: ClusterFile, filling: Filling) -> Iterator[_Edit]:
-    """The list of each node type, in the form (one line or several) that it has."""
-    if not filling.subnets:
-        return
-    lists = list(_lists(root(file.text), "SubnetIds"))
-    if not lists:
-        raise UserError(
-            f"{file.path}: no SubnetIds to fill; write SubnetIds: [] into the node_config of each node type"
-        )
-    for node in lists:
-        if node.flow_style or not node.value:
-            yield _Edit(node.start_mark.index, node.end_mark.index, f"[{', '.join(filling.subnets)}]")
-        else:
-            end_of_line = "\r\n" if "\r\n" in file.text else "\n"
-            rows = f"{end_of_line}{' ' * node.start_mark.column}- ".join(filling.subnets)
-            yield _Edit(node.value[0].start_mark.index, node.value[-1].end_mark.index, rows)
+def _lists(file: ClusterFile, filling: Filling) -> Iterator[_Edit]:
+    """Subnets and security group of each node type, in the form (one line or several) that the list has."""
+    for key, names in (("SubnetIds", filling.subnets), ("SecurityGroupIds", (filling.group,) if filling.group else ())):
+        found = list(_under(root(file.text), key)) if names else []
+        if names and not found:
+            what = f"no {key} to fill; write {key}: [] into the node_config of each node type"
+            raise UserError(f"{file.path}: {what}")
+        for node in found:
+            if node.flow_style or not node.value:
+                yield _Edit(node.start_mark.index, node.end_mark.index, f"[{', '.join(names)}]")
+            else:
+                end_of_line = "\r\n" if "\r\n" in file.text else "\n"
+                rows = f"{end_of_line}{' ' * node.start_mark.column}- ".join(names)
+                yield _Edit(node.value[0].start_mark.index, node.value[-1].end_mark.index, rows)
 
 
-def _lists(tree: yaml.Node, key: str) -> Iterator[yaml.SequenceNode]:
+def _under(tree: yaml.Node, key: str) -> Iterator[yaml.SequenceNode]:
     """The lists under a key, each once, wherever they stand."""
     found: dict[int, yaml.SequenceNode] = {}
     waiting = [tree]

@@ -13,7 +13,8 @@ from data.errors import UserError
 from tune.accesspolicies import CLUSTER_TAG, OUR_TAG
 from tune.askaccess import default_vpc, groups, subnets
 from tune.aws import Aws, shell
-from tune.clusterfile import ClusterFile
+from tune.clusterfile import UNSET_SUBNET, ClusterFile
+from tune.clusterfill import Filling, filled
 from tune.inboundrules import within
 from tune.preflightchecksfile import command
 from tune.preflightfacts import Group
@@ -48,23 +49,46 @@ def _wanted(file: ClusterFile, group: str) -> list[dict[str, Any]]:
     return [{"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": group}]}, *(file.group.get("IpPermissions") or ())]
 
 
-def make_group(file: ClusterFile, cloud: Aws) -> Iterator[str]:
-    """The security group with exactly the file's rules. Ray adds SSH from everywhere to one that it fills itself."""
-    if all(kind.config.get("SecurityGroupIds") for kind in file.types):
-        return
+def named_group(file: ClusterFile, cloud: Aws) -> Group | None:
+    """The group of the file's name in its VPC, if there is one. `UserError` where it is not this cluster's."""
     vpc = vpc_of(file, cloud)
     found = [group for group in groups(cloud, file) if group.vpc == vpc and group.name == file.group_name]
-    if found and found[0].rules and file.name not in (found[0].tags.get(OUR_TAG), found[0].tags.get(CLUSTER_TAG)):
+    tags = found[0].tags if found else {}
+    if found and found[0].rules and file.name not in (tags.get(OUR_TAG), tags.get(CLUSTER_TAG)):
         what = f"there is a security group {file.group_name} that is not of cluster {file.name}"
         raise UserError(f"{what}; write another provider.security_group.GroupName into {file.path}")
-    group = found[0] if found else _made_group(file, cloud, vpc)
+    return found[0] if found else None
+
+
+def with_group(file: ClusterFile, cloud: Aws) -> ClusterFile:
+    """The file with the id of its group, where its node types have a place for it and the group is there."""
+    if not any(kind.groups for kind in file.types) or UNSET_SUBNET in file.head.subnets:
+        return file
+    group = named_group(file, cloud)
+    if group is None or not group.rules or _others(file, cloud):
+        return file
+    return filled(file, Filling(group=group.id))
+
+
+def _others(file: ClusterFile, cloud: Aws) -> bool:
+    """Whether the file names groups of somebody's own, which are left alone. One that is gone is nobody's."""
+    named = [group for group in groups(cloud, file) if group.id in file.group_ids]
+    return any(group.name != file.group_name for group in named)
+
+
+def make_group(file: ClusterFile, cloud: Aws) -> Iterator[str]:
+    """The security group with exactly the file's rules. Ray adds SSH from everywhere to one that it fills itself."""
+    if _others(file, cloud):
+        return
+    found = named_group(file, cloud)
+    group = found or _made_group(file, cloud, vpc_of(file, cloud))
     wrong = [rule for rule in group.rules if not _meant(rule, file, group.id)]
     missing = [rule for rule in _wanted(file, group.id) if not any(_alike(rule, there) for there in group.rules)]
     if wrong:
         cloud.ask("ec2", "revoke_security_group_ingress", GroupId=group.id, IpPermissions=wrong)
     if missing:
         cloud.ask("ec2", "authorize_security_group_ingress", GroupId=group.id, IpPermissions=missing)
-    what = f"security group {file.group_name}: port 22 from {', '.join(file.ssh_from)}, all inside"
+    what = f"security group {file.group_name} ({group.id}): port 22 from {', '.join(file.ssh_from)}, all inside"
     yield told(what, made=not found, changed=bool(wrong or missing))
 
 
@@ -102,7 +126,7 @@ def _essence(rule: dict[str, Any]) -> tuple[Any, ...]:
 
 def group_shell(file: ClusterFile) -> list[str]:
     """The group's id is known only once it is made: it goes through a variable of the shell."""
-    if all(kind.config.get("SecurityGroupIds") for kind in file.types):
+    if file.group_ids:
         return []
     at = f"--region {file.region}"
     named = next((name for kind in file.types for name in kind.subnets), "")
@@ -117,4 +141,5 @@ def group_shell(file: ClusterFile) -> list[str]:
         f'GROUP=$({made} --vpc-id "$VPC" --query GroupId --output text)',
         f'{allow} --protocol all --source-group "$GROUP"',
         f"{allow} --ip-permissions {rules}",
+        f"{command(file, '--write')}  # puts the group's id into the file",
     ]

@@ -10,8 +10,9 @@ from tune import askaccess, askmachines
 from tune.accesspolicies import role_name
 from tune.askaws import USABLE, regions_of
 from tune.aws import Aws, AwsError
-from tune.clusterfile import UNSET_ADDRESS, UNSET_IMAGE, UNSET_SUBNET, ClusterFile
+from tune.clusterfile import UNSET_ADDRESS, UNSET_GROUP, UNSET_IMAGE, UNSET_SUBNET, ClusterFile
 from tune.clusterfill import Filling, bucket_name, filled, ours
+from tune.clustergroup import with_group
 from tune.preflightfacts import Subnet
 from tune.preflightsettings import PreflightConfig
 
@@ -23,14 +24,21 @@ _IMAGES: Final = tuple(
 )
 _LATEST: Final = "latest"
 _WIDEST: Final = 2**8
+# RFC 1918, and RFC 6598 for providers that put many customers behind one address.
+_LOCAL: Final = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")
 
 
 def write(file: ClusterFile, config: PreflightConfig) -> ClusterFile:
-    """The file as it is on disk afterwards, written whole or not at all."""
+    """The file as it is on disk afterwards."""
     new = planned(file, config)
-    if new.text != file.text:
-        localfiles.write_bytes(store.absolute(file.path), _as_it_was(file.path, new.text))
+    save(file, new)
     return new
+
+
+def save(old: ClusterFile, new: ClusterFile) -> None:
+    """Write the file whole or not at all; not where nothing changed."""
+    if new.text != old.text:
+        localfiles.write_bytes(store.absolute(old.path), _as_it_was(old.path, new.text))
 
 
 def _as_it_was(path: str, text: str) -> bytes:
@@ -61,7 +69,15 @@ def planned(file: ClusterFile, config: PreflightConfig) -> ClusterFile:
         metrics=config.with_metrics,
         python=".".join(platform.python_version_tuple()[:2]),
     )
-    return filled(new, second)
+    return _grouped(filled(new, second), cloud, moved)
+
+
+def _grouped(file: ClusterFile, cloud: Aws, moved: bool) -> ClusterFile:
+    """With the id of the security group, if it was made before; else --create puts it in. One of the region that the
+    file leaves is none of this region."""
+    if moved and file.group_ids:
+        file = filled(file, Filling(group=UNSET_GROUP))
+    return with_group(file, cloud) if any(UNSET_GROUP in kind.groups for kind in file.types) else file
 
 
 def _stale(file: ClusterFile, moved: bool) -> bool:
@@ -144,4 +160,5 @@ def ssh_range(given: str) -> str:
 
 def private(cidr: str) -> bool:
     """Whether a range lies within a local network, where AWS sees another address unless there is a VPN."""
-    return ipaddress.ip_network(cidr).is_private
+    found = ipaddress.ip_network(cidr)
+    return any(found.overlaps(ipaddress.ip_network(local)) for local in _LOCAL)

@@ -4,8 +4,19 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from tune.accesspolicies import HEAD, OBJECTS, Statement, allows, partition, s3_beyond, statements
-from tune.clusterfile import UNSET_NAME, ClusterFile, NodeType
+from tune.accesspolicies import (
+    HEAD,
+    OBJECTS,
+    Statement,
+    allows,
+    ec2_service,
+    may_take,
+    partition,
+    s3_beyond,
+    statements,
+)
+from tune.clusterfile import UNSET_NAME, ClusterFile
+from tune.nodetypes import NodeType
 from tune.preflightchecksfile import command
 from tune.preflightfacts import CannotTellError, Facts, Finding, Profile
 
@@ -98,13 +109,11 @@ def _role(file: ClusterFile, what: str, role: Profile, policy: list[Statement]) 
     if missing and file.bucket not in ("", UNSET_NAME):
         yield Finding("profile", "stop", f"{what} may not {', '.join(missing)} on s3://{file.bucket}", repair)
     beyond = s3_beyond(policy, file.bucket)
-    if any("*" in resource.partition(":s3:::")[2].partition("/")[0] or resource == "*" for resource in beyond):
+    if any("*" in (resource.partition(":s3:::")[2].partition("/")[0] or resource) for resource in beyond):
         yield Finding("profile", "stop", f"{what} reaches all of S3 ({', '.join(beyond)})", repair)
     elif beyond:
         yield Finding("profile", "warning", f"{what} also reaches {', '.join(beyond)}", f"if not meant: {repair}")
-    trusted = statements([{"Statement": [{**s, "Resource": "*"} for s in role.trust.get("Statement", [])]}])
-    services = str(role.trust.get("Statement", ""))
-    if not allows(trusted, "sts:AssumeRole", "*") or "ec2.amazonaws.com" not in services:
+    if not may_take(role.trust, ec2_service(file.region)):
         yield Finding("profile", "stop", f"EC2 may not take the role of {what}: nodes get no credentials", repair)
     if role.boundary:
         remedy = "look whether it lets the role do what --create --print lists"
@@ -140,6 +149,18 @@ def spot_role(facts: Facts) -> Iterator[Finding]:
         by_hand = "aws iam create-service-linked-role --aws-service-name spot.amazonaws.com"
         remedy = f"{by_hand}, or {command(facts.file, '--create')}"
         yield Finding("spot role", "stop", "the account has no service-linked role for spot: none would start", remedy)
+
+
+def launch(facts: Facts) -> Iterator[Finding]:
+    """Whether this login may start the head, asked by a dry run: nothing is launched."""
+    if facts.file.unfilled or facts.launch is None:
+        return
+    refused = facts.launch.value
+    if refused:
+        what, _, remedy = refused.partition("; ")
+        yield Finding("launch", "stop", f"a dry run of the head is refused: {what}", remedy or "mend that in the file")
+    else:
+        yield Finding("launch", "ok", "this login may start the head, with its role (a dry run: nothing was launched)")
 
 
 def key_pair(facts: Facts) -> Iterator[Finding]:

@@ -5,7 +5,8 @@ import shlex
 from collections.abc import Iterator
 from typing import Any, Final
 
-from tune.clusterfile import TIME_TO_LIVE, UNSET_ADDRESS, UNSET_NAME, ClusterFile
+from tune.accesspolicies import CLUSTER_TAG
+from tune.clusterfile import TIME_TO_LIVE, UNSET_ADDRESS, UNSET_GROUP, UNSET_NAME, ClusterFile
 from tune.inboundrules import SSH, addresses, breadth, reaches
 from tune.preflightfacts import Facts, Finding
 
@@ -29,7 +30,10 @@ def unfilled(facts: Facts) -> Iterator[Finding]:
     for each in file.unfilled:
         lines.setdefault(each.what, []).append(str(each.line))
     found = "; ".join(f"{what} (line {', '.join(numbers)})" for what, numbers in lines.items())
-    flags = f"--write --region {file.region}"
+    if {each.text for each in file.unfilled} == {UNSET_GROUP}:
+        yield Finding("filled", "stop", f"not filled in yet: {found}", f"{command(file, '--create')} makes it")
+        return
+    flags = f"--write --create --region {file.region}"
     if any(UNSET_NAME in each.text for each in file.unfilled):
         flags += " --bucket NAME"
     if any(UNSET_ADDRESS in each.text for each in file.unfilled):
@@ -40,13 +44,13 @@ def unfilled(facts: Facts) -> Iterator[Finding]:
 def ssh(facts: Facts) -> Iterator[Finding]:
     """Who the file lets in, and to what."""
     file = facts.file
-    if all(kind.config.get("SecurityGroupIds") for kind in file.types):
+    if file.group_ids and not file.group:
         return  # the rules of those are looked at where AWS lists them
     remedy = command(file, "--write --ssh-from YOUR.ADDRESS")
     rules = list(file.group.get("IpPermissions") or ())
     yield from open_rules(rules, "the file", remedy)
     if not file.ssh_from:
-        what = "no rule of the file lets anybody in to port 22, and Ray's own would let in the world"
+        what = "no rule of the file lets anybody in to port 22: there is none to make a security group of"
         yield Finding("ssh", "stop", what, "take provider.security_group over from the committed cluster.yaml")
     elif file.ssh_from != (UNSET_ADDRESS,) and not _wide(file.ssh_from):
         yield Finding("ssh", "ok", f"port 22 is for {', '.join(file.ssh_from)} only")
@@ -93,6 +97,35 @@ def profiles_named(facts: Facts) -> Iterator[Finding]:
     if without:
         what = f"no IamInstanceProfile in {', '.join(without)}: a worker without one cannot write to the bucket"
         yield Finding("profile", "stop", what, f"write IamInstanceProfile: {{Name: {UNSET_NAME}}} there, then --write")
+
+
+def names(facts: Facts) -> Iterator[Finding]:
+    """What says the same thing twice in the file: labels, from which a search's money is computed, and tags."""
+    file = facts.file
+    wrong = []
+    for kind in file.types:
+        meant = {"instance-type": kind.instance_type, "region": file.region, "market": kind.market}
+        said = {key: kind.labels.get(f"eagleray.{key}", value) for key, value in meant.items()}
+        wrong += [f"{kind.name}: {key} {said[key]}, not {meant[key]}" for key in meant if said[key] != meant[key]]
+    if wrong:
+        what = f"labels from which money is computed are wrong ({'; '.join(wrong)})"
+        yield Finding("names", "warning", what, "write labels as the node_config beside them says")
+    tags = {
+        tag["Value"]
+        for kind in file.types
+        for specification in kind.config.get("TagSpecifications") or ()
+        for tag in specification.get("Tags") or ()
+        if tag.get("Key") == CLUSTER_TAG
+    }
+    if tags - {file.name}:
+        what = (
+            f"disks are tagged as cluster {', '.join(sorted(tags))}, and this one is {file.name}: none would find them"
+        )
+        yield Finding("names", "warning", what, f"write Value: {file.name} in TagSpecifications")
+    running = [kind.name for kind in file.workers if kind.min_workers]
+    if running:
+        what = f"min_workers keeps {', '.join(running)} running with nothing to do"
+        yield Finding("idle nodes", "warning", what, "write min_workers: 0, if that is not meant")
 
 
 def limits(facts: Facts) -> Iterator[Finding]:

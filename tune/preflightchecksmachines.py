@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from tune.clusterfile import UNSET_IMAGE, UNSET_SUBNET, NodeType
+from tune.clusterfile import UNSET_IMAGE, UNSET_SUBNET
+from tune.nodetypes import NodeType
 from tune.preflightchecksfile import command
 from tune.preflightchecksnetwork import used
 from tune.preflightfacts import Facts, Finding, Image, Machine, Needs
@@ -65,9 +66,10 @@ def gpus(facts: Facts) -> Iterator[Finding]:
 
 
 def _gpu(facts: Facts, kind: NodeType, machine: Machine) -> Iterator[Finding]:
-    offered = facts.offered.value
     if kind.wants_gpu and not machine.has_gpu:
-        nearest = _nearest(machine, [m for m in facts.machines.value.values() if m.has_gpu and offered.get(m.name)])
+        offered, zones = facts.offered.value, zones_of(facts, kind)
+        others = [m for m in facts.machines.value.values() if m.has_gpu and offered.get(m.name, frozenset()) & zones]
+        nearest = _nearest(machine, others)
         hint = f"; {nearest.name} is the nearest" if nearest else ""
         what = f"{machine.name} has no GPU{' that CUDA runs on' if machine.gpu else ''}{hint}"
         remedy = f"write InstanceType: {nearest.name if nearest else 'g5.xlarge'} into {kind.name}, or GPU: 0 there"

@@ -1,11 +1,13 @@
 """Checks of what may be rented and what it costs: vCPU quotas, spot prices, the most that an hour can cost."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from tune import quotas as ec2
-from tune.clusterfile import TIME_TO_LIVE, ClusterFile, NodeType
+from tune.clusterfile import TIME_TO_LIVE, ClusterFile
+from tune.nodetypes import NodeType
 from tune.preflightchecksfile import command
 from tune.preflightchecksmachines import zones_of
 from tune.preflightfacts import CannotTellError, Cost, Fact, Facts, Finding, Quota
@@ -141,15 +143,24 @@ def cost(facts: Facts) -> Iterator[Finding]:
     beside = besides(file)
     sources = ", ".join(sorted({price.source for price in prices.values()}))
     head = prices[file.head.instance_type].usd
+    hours = _hours(file.option(TIME_TO_LIVE, "ttl"))
+    whole = f", {hours * (machines + beside):.2f} in all of its {hours:g} hours" if hours else ""
     what = (
-        f"at most {machines + beside:.2f} USD an hour: head {head:.2f}, {file.max_workers} workers at their dearest "
-        f"{machines - head:.2f} (on demand, which spot does not exceed), disks and addresses {beside:.2f}; {sources}"
+        f"at most {machines + beside:.2f} USD an hour{whole}: head {head:.2f}, {file.max_workers} workers at their "
+        f"dearest {machines - head:.2f} (on demand, which spot does not exceed), disks and addresses {beside:.2f}; "
+        f"computed from {sources}, without traffic and tax"
     )
     yield Finding("cost", "ok", what)
-    limit = file.option(TIME_TO_LIVE, "max-usd").strip("'\"")
-    if limit and limit.replace(".", "", 1).isdecimal() and 0 < float(limit) < machines + beside:
+    limit = file.option(TIME_TO_LIVE, "max-usd")
+    if limit.replace(".", "", 1).isdecimal() and 0 < float(limit) < machines + beside:
         what = f"the limit of {limit} USD may be reached within the first hour"
         yield Finding("cost", "warning", what, f"{command(file, '--write --max-usd MORE')}, or a smaller max_workers")
+
+
+def _hours(text: str) -> float:
+    """8h, 90m, … as the time-to-live reads it; 0.0 where there is none."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    return float(found[1]) * {"s": 1 / 3600, "m": 1 / 60, "h": 1, "d": 24}[found[2] or "h"] if found else 0.0
 
 
 def most_usd(facts: Facts, prices: Mapping[str, float]) -> float:

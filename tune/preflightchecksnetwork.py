@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
-from tune.clusterfile import UNSET_ADDRESS, UNSET_SUBNET, ClusterFile, NodeType
+from tune.clusterfile import UNSET_ADDRESS, UNSET_GROUP, UNSET_SUBNET, ClusterFile
 from tune.inboundrules import SSH, addresses, reaches, within
+from tune.nodetypes import NodeType
 from tune.preflightchecksfile import command, open_rules
 from tune.preflightfacts import Facts, Finding, Group, Subnet
 
@@ -62,27 +63,39 @@ def _no_vpc(file: ClusterFile, remedy: str) -> Finding:
 def group(facts: Facts) -> Iterator[Finding]:
     """The group as it is. Ray leaves one alone that has rules; one that it makes itself is open to the world."""
     file = facts.file
-    if file.ssh_from == (UNSET_ADDRESS,):
+    if file.ssh_from == (UNSET_ADDRESS,) or any(UNSET_GROUP in kind.groups for kind in file.types):
         return  # unfilled
-    named = {str(name) for kind in file.types for name in kind.config.get("SecurityGroupIds") or ()}
-    if named:
-        for each in (group for group in facts.groups.value if group.id in named):
-            yield from open_rules(list(each.rules), f"security group {each.id}", f"narrow its rule for port {SSH}")
-        if lost := sorted(named - {group.id for group in facts.groups.value}):
-            what = f"{file.region} has no security group {', '.join(lost)}"
-            yield Finding("security group", "stop", what, "mend SecurityGroupIds, or leave them out, then --create")
-        return
     vpcs = {subnet.vpc for kind in file.types for subnet in used(facts, kind)}
-    here = [group for group in facts.groups.value if group.vpc in vpcs and group.name == file.group_name]
-    if not here or not here[0].rules:
-        lack = "does not exist yet" if not here else "has no rules"
-        what = f"security group {file.group_name} {lack}; Ray would fill it, with SSH open to the world"
-        yield Finding("security group", "stop", what, f"{command(file, '--create')} makes it")
+    known = {each.id: each for each in facts.groups.value}
+    if lost := sorted(file.group_ids - known.keys()):
+        what = f"{file.region} has no security group {', '.join(lost)}"
+        yield Finding("security group", "stop", what, f"{command(file, '--create')} makes it and writes its id")
         return
-    found = list(open_rules(list(here[0].rules), f"security group {file.group_name}", command(file, "--create")))
+    if any(not kind.groups for kind in file.types):
+        named = [each for each in known.values() if each.vpc in vpcs and each.name == file.group_name]
+        if not named or not named[0].rules:
+            what = f"security group {file.group_name} is not there with its rules; Ray's own lets in the world to SSH"
+            yield Finding("security group", "stop", what, f"{command(file, '--create')} makes it")
+            return
+        chosen = named
+    else:
+        chosen = [known[name] for name in sorted(file.group_ids)]
+    for each in chosen:
+        yield from _group(file, each, vpcs)
+
+
+def _group(file: ClusterFile, each: Group, vpcs: set[str]) -> Iterator[Finding]:
+    mine = each.name == file.group_name
+    mend = command(file, "--create") if mine else f"narrow the rules of {each.id}"
+    found = list(open_rules(list(each.rules), f"security group {each.name}", mend))
+    if vpcs and vpcs != {each.vpc}:
+        what = f"security group {each.name} ({each.id}) belongs to {each.vpc}, the subnets to {', '.join(sorted(vpcs))}"
+        found.append(Finding("security group", "stop", what, f"{command(file, '--create')} makes one there"))
     yield from found
-    if not found:
-        yield from _differences(file, here[0])
+    if not found and mine:
+        yield from _differences(file, each)
+    elif not found:
+        yield Finding("security group", "ok", f"{each.name} ({each.id}), your own")
 
 
 def _differences(file: ClusterFile, here: Group) -> Iterator[Finding]:

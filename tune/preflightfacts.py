@@ -212,5 +212,7 @@ class Facts:
     """(instance type, zone) -> USD an hour now."""
     on_demand: Mapping[str, Fact[Cost]] = field(default_factory=dict)
     """By instance type."""
+    launch: Fact[str] | None = None
+    """"" where a dry run of the head succeeds, else why not; None where there is nothing to try with yet."""
     private_key: Literal["", "missing", "open", "fine"] = ""
     """auth.ssh_private_key on this disk; "" where the file names none."""

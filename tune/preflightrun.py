@@ -11,9 +11,10 @@ from data.errors import UserError
 from tune import clusteraccess, leftovers, preflightchecks
 from tune.askaws import fact, gather
 from tune.aws import Aws
-from tune.clusterfile import ClusterFile, project_folder, read
+from tune.clusterfile import UNSET_GROUP, ClusterFile, project_folder, read
 from tune.clusterfill import changes
-from tune.clusterwrite import private, write
+from tune.clustergroup import with_group
+from tune.clusterwrite import private, save, write
 from tune.preflightchecksfile import command
 from tune.preflightfacts import Here
 from tune.preflightsettings import PreflightConfig
@@ -55,11 +56,10 @@ def _write(file: ClusterFile, config: PreflightConfig) -> ClusterFile:
     for cidr in new.ssh_from:
         if config.ssh_from and private(cidr):
             print(f"note: {cidr} lies in a local network; unless a VPN leads to AWS, it sees you at another address")
-    if new.unfilled:
-        missing = ", ".join(dict.fromkeys(each.what for each in new.unfilled))
-        print(f"not filled in yet: {missing}; the next --write may do it")
-    elif not config.create:
+    if not config.create and {each.text for each in new.unfilled} <= {UNSET_GROUP}:
         print(f"next: {command(file, '--create')}, then {command(file, '').rstrip()}")
+    elif not config.create:
+        print(f"not filled in yet: {new.missing}; the next --write may do it")
     return new
 
 
@@ -67,8 +67,12 @@ def _create(file: ClusterFile, config: PreflightConfig) -> int:
     if config.print:
         print("\n".join(clusteraccess.printed(file)))
         return 0
-    for line in clusteraccess.create(file, Aws(file.region)):
+    cloud = Aws(file.region)
+    for line in clusteraccess.create(file, cloud):
         print(line, flush=True)
+    new = with_group(file, cloud)
+    save(file, new)
+    print("\n".join(changes(file.text, new.text)), end="\n" if new.text != file.text else "")
     print(f"AWS takes about 15 seconds to know new roles everywhere; then {command(file, '').rstrip()}")
     return 0
 

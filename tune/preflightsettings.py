@@ -75,6 +75,8 @@ class PreflightConfig:
             raise ValueError(f"{', '.join(given)} changes the file; give --write too")
         if self.leftovers and (self.write or self.create):
             raise ValueError("--leftovers only looks; give it without --write and --create")
+        if self.json and self.create:
+            raise ValueError("--json tells what was found or written; give it without --create")
         if self.print and not self.create:
             raise ValueError("--print shows what --create would do; give --create too")
         if self.ttl and not re.fullmatch(r"\d+(\.\d+)?[smhd]|0", self.ttl):
