@@ -1,4 +1,4 @@
-"""The endpoint on a cluster: what each node's Ray is started with agrees with a local one's, and with what is deployed."""
+"""The endpoint on a cluster: each node's Ray has a local endpoint's settings, and what is deployed fits them."""
 
 import shutil
 import subprocess
