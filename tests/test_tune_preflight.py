@@ -234,8 +234,13 @@ def test_other_versions_here_and_there(cloud: Cloud, file: ClusterFile) -> None:
 
 
 def test_what_the_launcher_copies_has_to_be_there(cloud: Cloud, file: ClusterFile) -> None:
-    told = said(look(file, here=replace(HERE, missing=("./data", "~/.ray/auth_token"))), "copied files", "stop")
+    told = said(
+        look(file, here=replace(HERE, missing=("./data", "~/.ray/auth_token", "~/.x/keys.json"))),
+        "copied files",
+        "stop",
+    )
     assert "uv run ray get-auth-token --generate" in told
+    assert "uv run serve/keys.py add NAME --file ~/.x/keys.json" in told
     assert "not there: ./data" in told
 
 

@@ -120,4 +120,4 @@ def document(said: Any) -> Json:
 def spot_role(cloud: Aws) -> bool:
     """Whether the account has the role that EC2 needs to rent spot machines."""
     path = "/aws-service-role/spot.amazonaws.com/"
-    return bool(cloud.ask("iam", "list_roles", PathPrefix=path)["Roles"])
+    return bool(cloud.all("iam", "list_roles", "Roles", PathPrefix=path))

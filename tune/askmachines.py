@@ -64,8 +64,9 @@ def images(cloud: Aws, names: list[str]) -> Mapping[str, Image]:
     """Those that exist and may be used."""
     if not names:
         return {}
-    # A filter rather than ImageIds: one that is missing would make an error of all.
-    listed = cloud.ask("ec2", "describe_images", Filters=[{"Name": "image-id", "Values": names}])["Images"]
+    # A filter rather than ImageIds: one that is missing would make an error of all. A pinned image may grow old.
+    wanted = [{"Name": "image-id", "Values": names}]
+    listed = cloud.ask("ec2", "describe_images", Filters=wanted, IncludeDeprecated=True)["Images"]
     return {each["ImageId"]: _image(each) for each in listed}
 
 

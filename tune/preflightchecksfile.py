@@ -13,6 +13,14 @@ from tune.preflightfacts import Facts, Finding
 # More addresses than a whole university has count as everybody, more than one office's network as many.
 _EVERYBODY: Final = 2**16
 _MANY: Final = 2**8
+# Files that the launcher copies and no checkout holds: what each is, and how it is made.
+_MADE_ONCE: Final = {
+    "auth_token": (
+        "the token by which dashboard, jobs and nodes know each other",
+        "uv run ray get-auth-token --generate",
+    ),
+    "keys.json": ("the keys of those who may call the endpoint", "uv run serve/keys.py add NAME --file {source}"),
+}
 
 
 def command(file: ClusterFile, flags: str) -> str:
@@ -168,14 +176,13 @@ def versions(facts: Facts) -> Iterator[Finding]:
 
 
 def mounts(facts: Facts) -> Iterator[Finding]:
-    """What the launcher copies to the nodes has to be there; the token is the one that is easily forgotten."""
-    file = facts.file
-    missing = facts.here.missing
-    token = [source for source in missing if source.endswith("auth_token")]
-    if token:
-        what = f"no token at {token[0]}, by which dashboard, jobs and nodes know each other"
-        yield Finding("copied files", "stop", what, "uv run ray get-auth-token --generate")
-    if rest := [source for source in missing if source not in token]:
+    """What the launcher copies to the nodes has to be there; what is made once is easily forgotten."""
+    file, missing = facts.file, facts.here.missing
+    for source in missing:
+        what, remedy = _MADE_ONCE.get(source.rpartition("/")[2], ("", ""))
+        if what:
+            yield Finding("copied files", "stop", f"no {source}, {what}", remedy.format(source=source))
+    if rest := [source for source in missing if source.rpartition("/")[2] not in _MADE_ONCE]:
         what = f"file_mounts names what is not there: {', '.join(rest)}"
         yield Finding("copied files", "stop", what, "work in the folder of the project; the paths count from there")
     if file.mounted and not missing:
