@@ -19,16 +19,16 @@ from moto.backends import get_backend
 from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.ec2.models.amis import Ami
 
-from tune import quotas
-from tune.askaws import fact, gather
 from tune.aws import Aws
-from tune.clusteraccess import create
-from tune.clusterfile import ClusterFile, parse, read
-from tune.clustergroup import with_group
-from tune.clusterwrite import planned
-from tune.preflightchecks import run
-from tune.preflightfacts import Facts, Finding, Here, Needs
-from tune.preflightsettings import Plan, PreflightConfig
+from tune.cloud import quotas
+from tune.cloud.askaws import fact, gather
+from tune.cloud.checks import run
+from tune.cloud.clusteraccess import create
+from tune.cloud.clusterfile import ClusterFile, parse, read
+from tune.cloud.clustergroup import with_group
+from tune.cloud.clusterwrite import planned
+from tune.cloud.facts import Facts, Finding, Here, Needs
+from tune.cloud.preflightsettings import Plan, PreflightConfig
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 REGION: Final = "us-west-2"

@@ -8,8 +8,8 @@ import yaml
 
 from data.errors import UserError
 from tests.cloud import ROOT
-from tune.clusterfile import TIME_TO_LIVE, UNSET, UNSET_IMAGE, ClusterFile, parse, read, scalars
-from tune.clusterfill import Filling, bucket_name, changes, filled
+from tune.cloud.clusterfile import TIME_TO_LIVE, UNSET, UNSET_IMAGE, ClusterFile, parse, read, scalars
+from tune.cloud.clusterfill import Filling, bucket_name, changes, filled
 
 FILLING = Filling(
     region="eu-west-1",

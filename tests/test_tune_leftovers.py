@@ -9,9 +9,9 @@ import pytest
 
 from tests.cloud import IMAGE, REGION, Cloud, account, ready
 from tune.aws import Aws
-from tune.leftovers import Found, find, lines, verdict
-from tune.preflightrun import preflight
-from tune.preflightsettings import PreflightConfig
+from tune.cloud.checking import preflight
+from tune.cloud.leftovers import Found, find, lines, verdict
+from tune.cloud.preflightsettings import PreflightConfig
 
 TAG = [{"Key": "ray-cluster-name", "Value": "eagleray"}]
 

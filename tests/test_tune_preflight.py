@@ -23,12 +23,12 @@ from tests.cloud import (
     spoilt,
     trouble,
 )
-from tune import quotas
-from tune.clusterfile import ClusterFile, read
-from tune.preflightchecks import verdict
-from tune.preflightfacts import Needs
-from tune.preflightrun import preflight
-from tune.preflightsettings import PreflightConfig
+from tune.cloud import quotas
+from tune.cloud.checking import preflight
+from tune.cloud.checks import verdict
+from tune.cloud.clusterfile import ClusterFile, read
+from tune.cloud.facts import Needs
+from tune.cloud.preflightsettings import PreflightConfig
 
 
 @pytest.fixture(scope="module")

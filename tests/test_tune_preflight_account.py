@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.cloud import IMAGE, Cloud, Fault, Plant, account, look, ready, said, spoilt
-from tune.clusterfile import ClusterFile
+from tune.cloud.clusterfile import ClusterFile
 
 ALL_OF_S3 = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}
 

@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 
 from tests.cloud import ADDRESS, HERE, IMAGE, IMAGE_NAME, ROOT, spoilt
-from tune import (
-    preflightchecksaccess,
-    preflightchecksfile,
-    preflightchecksmachines,
-    preflightchecksmoney,
-    preflightchecksnetwork,
+from tune.cloud import (
+    checksaccess,
+    checksfile,
+    checksmachines,
+    checksmoney,
+    checksnetwork,
 )
-from tune.clusterfile import ClusterFile, parse, read
-from tune.clusterfill import Filling, filled
-from tune.preflightchecks import CHECKS, lines, run, verdict
-from tune.preflightfacts import (
+from tune.cloud.checks import CHECKS, lines, run, verdict
+from tune.cloud.clusterfile import ClusterFile, parse, read
+from tune.cloud.clusterfill import Filling, filled
+from tune.cloud.facts import (
     Bucket,
     CannotTellError,
     Cost,
@@ -33,9 +33,9 @@ from tune.preflightfacts import (
     Running,
     Subnet,
 )
-from tune.preflightsettings import Plan, PreflightConfig
-from tune.quotas import NAMES, ON_DEMAND_P, ON_DEMAND_STANDARD, SPOT_G, SPOT_P, SPOT_P5, quota_of
-from tune.trainingmemory import GIB, needs
+from tune.cloud.preflightsettings import Plan, PreflightConfig
+from tune.cloud.quotas import NAMES, ON_DEMAND_P, ON_DEMAND_STANDARD, SPOT_G, SPOT_P, SPOT_P5, quota_of
+from tune.cloud.trainingmemory import GIB, needs
 
 SUBNETS = (Subnet("subnet-a", "us-west-2a", "vpc-1"), Subnet("subnet-b", "us-west-2b", "vpc-1"))
 MACHINES = {
@@ -126,7 +126,7 @@ def test_which_quota_a_type_counts_against(name: str, spot: bool, code: str) -> 
 
 
 def test_a_family_without_a_known_quota_is_not_ok(facts: Facts) -> None:
-    found = preflightchecksmoney.quotas(changed(facts, "g4dn.xlarge", "inf2.xlarge"))
+    found = checksmoney.quotas(changed(facts, "g4dn.xlarge", "inf2.xlarge"))
     told = [finding for finding in found if finding.verdict == "warning"]
     assert len(told) == 2
     assert "could not check the quota of inf2.xlarge (spot)" in told[0].what
@@ -135,22 +135,22 @@ def test_a_family_without_a_known_quota_is_not_ok(facts: Facts) -> None:
 def test_the_most_vcpus_are_those_of_the_largest_workers(facts: Facts) -> None:
     head, *workers = facts.file.types
     spot, small = workers[0], replace(workers[-1], max_workers=2)
-    assert preflightchecksmoney.most_vcpus([(4, head), (4, spot), (16, small)], 4) == 4 + 2 * 16 + 2 * 4
-    assert preflightchecksmoney.most_vcpus([(4, spot)], 2) == 8
-    assert preflightchecksmoney.most_vcpus([], 4) == 0
+    assert checksmoney.most_vcpus([(4, head), (4, spot), (16, small)], 4) == 4 + 2 * 16 + 2 * 4
+    assert checksmoney.most_vcpus([(4, spot)], 2) == 8
+    assert checksmoney.most_vcpus([], 4) == 0
 
 
 def test_machines_of_this_cluster_do_not_count_twice(facts: Facts) -> None:
     mine = replace(facts, running=Fact((Running("g6.xlarge", True, 60, "eagleray"),)))
-    assert all(finding.verdict == "ok" for finding in preflightchecksmoney.quotas(mine))
+    assert all(finding.verdict == "ok" for finding in checksmoney.quotas(mine))
     others = replace(facts, running=Fact((Running("g6.xlarge", True, 60, "other"),)))
-    assert "room for 1" in only(preflightchecksmoney.quotas(others)).what
+    assert "room for 1" in only(checksmoney.quotas(others)).what
 
 
 def test_without_any_room_for_spot_it_stops_and_without_the_fallback_it_goes(facts: Facts) -> None:
     def with_g(spot: float, on_demand: float) -> list[str]:
         quotas = {**facts.quotas, SPOT_G: Fact(Quota("", spot)), "L-DB2E81BA": Fact(Quota("", on_demand))}
-        return [finding.verdict for finding in preflightchecksmoney.quotas(replace(facts, quotas=quotas))]
+        return [finding.verdict for finding in checksmoney.quotas(replace(facts, quotas=quotas))]
 
     assert sorted(with_g(16, 0)) == ["ok", "ok", "warning"]
     assert sorted(with_g(4, 16)) == ["ok", "ok", "warning"]
@@ -160,20 +160,20 @@ def test_without_any_room_for_spot_it_stops_and_without_the_fallback_it_goes(fac
 
 def test_the_most_that_an_hour_costs(facts: Facts) -> None:
     dear = replace(facts, on_demand={**facts.on_demand, "g5.xlarge": Fact(Cost(2.0, "AWS's price list"))})
-    (found,) = preflightchecksmoney.cost(dear)
+    (found,) = checksmoney.cost(dear)
     # The head 1, four g5 at 2; five disks of 140 GB and five addresses.
     beside = 5 * 140 * 0.08 / 730 + 5 * 0.005
-    assert preflightchecksmoney.besides(facts.file) == pytest.approx(beside)
+    assert checksmoney.besides(facts.file) == pytest.approx(beside)
     assert f"at most {9 + beside:.2f} USD an hour" in found.what
     assert "AWS's price list, the table" in found.what
     bid = replace(dear, spot_prices=Fact({("g5.xlarge", "us-west-2a"): 3.0}))
-    assert "at most 13." in next(iter(preflightchecksmoney.cost(bid))).what
+    assert "at most 13." in next(iter(checksmoney.cost(bid))).what
     tight = changed(dear, "--max-usd 30", "--max-usd 5")
-    assert "the limit of 5 USD may be reached within the first hour" in only(preflightchecksmoney.cost(tight)).what
+    assert "the limit of 5 USD may be reached within the first hour" in only(checksmoney.cost(tight)).what
 
 
 def test_spot_prices_by_zone(facts: Facts) -> None:
-    found = {finding.what.partition(":")[0]: finding for finding in preflightchecksmoney.spot_prices(facts)}
+    found = {finding.what.partition(":")[0]: finding for finding in checksmoney.spot_prices(facts)}
     assert found["g6.xlarge"].what == "g6.xlarge: us-west-2b 0.290, us-west-2a 0.310 USD an hour now"
     assert found["g5.xlarge"].verdict == "warning"
 
@@ -188,7 +188,7 @@ def test_spot_prices_by_zone(facts: Facts) -> None:
     ],
 )
 def test_the_nearest_type_with_a_gpu(facts: Facts, name: str, nearest: str) -> None:
-    found = [f for f in preflightchecksmachines.gpus(changed(facts, "g6.xlarge", name)) if f.verdict == "stop"]
+    found = [f for f in checksmachines.gpus(changed(facts, "g6.xlarge", name)) if f.verdict == "stop"]
     assert f"; {nearest} is the nearest" in found[0].what
     assert f"InstanceType: {nearest} into g6-spot" in found[0].remedy
     assert ("that CUDA runs on" in found[0].what) == (name == "g4ad.xlarge")
@@ -197,18 +197,16 @@ def test_the_nearest_type_with_a_gpu(facts: Facts, name: str, nearest: str) -> N
 def test_a_worker_may_do_without_a_gpu_if_it_says_so(facts: Facts) -> None:
     plain = changed(facts, "g6.xlarge", "m6i.xlarge")
     plain = replace(plain, file=spoilt(plain.file, "GPU: 1", "GPU: 0"))
-    assert all(finding.verdict == "ok" for finding in preflightchecksmachines.gpus(plain))
+    assert all(finding.verdict == "ok" for finding in checksmachines.gpus(plain))
     dear = changed(facts, "m6i.xlarge", "g6.xlarge")
-    assert "the head is a g6.xlarge" in only(preflightchecksmachines.gpus(dear)).what
+    assert "the head is a g6.xlarge" in only(checksmachines.gpus(dear)).what
 
 
 def test_machines_that_do_not_fit(facts: Facts) -> None:
     alone = {**MACHINES, "g6.xlarge": replace(MACHINES["g6.xlarge"], spot=False)}
-    found = preflightchecksmachines.types(replace(facts, machines=Fact(alone)))
+    found = checksmachines.types(replace(facts, machines=Fact(alone)))
     assert "cannot be rented as spot" in only(found).what
-    found = preflightchecksmachines.types(
-        replace(facts, offered=Fact({**facts.offered.value, "g5.xlarge": frozenset()}))
-    )
+    found = checksmachines.types(replace(facts, offered=Fact({**facts.offered.value, "g5.xlarge": frozenset()})))
     assert "choose another region" in only(found).remedy
 
 
@@ -223,18 +221,18 @@ def test_machines_that_do_not_fit(facts: Facts) -> None:
     ],
 )
 def test_images(facts: Facts, image: Image, level: str, says: str) -> None:
-    found = only(preflightchecksmachines.images(replace(facts, images=Fact({IMAGE: image}))))
+    found = only(checksmachines.images(replace(facts, images=Fact({IMAGE: image}))))
     assert (found.verdict, says in found.what) == (level, True)
     assert found.remedy
 
 
 def test_the_open_driver_does_not_know_old_gpus(facts: Facts) -> None:
-    found = only(preflightchecksmachines.images(changed(facts, "g6.xlarge", "p3.2xlarge")))
+    found = only(checksmachines.images(changed(facts, "g6.xlarge", "p3.2xlarge")))
     assert "does not know the GPUs of p3.2xlarge" in found.what
 
 
 def test_without_an_image_rays_own_would_be_taken(facts: Facts) -> None:
-    found = preflightchecksmachines.images(changed(facts, "ImageId:", "KernelId:"))
+    found = checksmachines.images(changed(facts, "ImageId:", "KernelId:"))
     assert "Ray's default is too old" in only(found).what
 
 
@@ -247,7 +245,7 @@ def test_without_an_image_rays_own_would_be_taken(facts: Facts) -> None:
     ],
 )
 def test_disks(facts: Facts, old: str, new: str, says: str) -> None:
-    found = list(preflightchecksmachines.disks(changed(facts, old, new)))
+    found = list(checksmachines.disks(changed(facts, old, new)))
     assert len(found) == 6
     assert all(says in finding.what and finding.remedy for finding in found)
 
@@ -255,9 +253,7 @@ def test_disks(facts: Facts, old: str, new: str, says: str) -> None:
 def test_subnets(facts: Facts) -> None:
     def told(*subnets: Subnet, vpc: str = "vpc-1", old: str = "x", new: str = "x") -> list[Finding]:
         file = spoilt(facts.file, old, new) if old != "x" else facts.file
-        return list(
-            preflightchecksnetwork.subnets(replace(facts, file=file, subnets=Fact(subnets), default_vpc=Fact(vpc)))
-        )
+        return list(checksnetwork.subnets(replace(facts, file=file, subnets=Fact(subnets), default_vpc=Fact(vpc))))
 
     assert [finding.what for finding in told(*SUBNETS)] == ["2 in the default VPC: us-west-2a, us-west-2b"]
     assert "2 in vpc-1" in told(*SUBNETS, vpc="vpc-2")[0].what
@@ -278,7 +274,7 @@ def test_the_security_group(facts: Facts) -> None:
     good = Group("sg-1", "eagleray", "vpc-1", (inside, ssh))
 
     def told(*groups: Group, file: ClusterFile = facts.file) -> list[str]:
-        found = preflightchecksnetwork.group(replace(facts, file=file, groups=Fact(groups)))
+        found = checksnetwork.group(replace(facts, file=file, groups=Fact(groups)))
         return [f"{finding.verdict} {finding.what} {finding.remedy}".strip() for finding in found]
 
     assert told(good) == [f"ok security group eagleray: port 22 from {ADDRESS}, all inside"]
@@ -317,24 +313,24 @@ def test_key_pairs(facts: Facts, path: str, key: str, state: Any, says: str) -> 
     if key:
         text = re.sub(r"^( +)ImageId:", rf"\1KeyName: {key}\n\1ImageId:", text, flags=re.MULTILINE)
     given = replace(facts, file=parse("f", text), private_key=state)
-    found = [f"{f.what} {f.remedy}" for f in preflightchecksaccess.key_pair(given) if f.verdict == "stop"]
+    found = [f"{f.what} {f.remedy}" for f in checksaccess.key_pair(given) if f.verdict == "stop"]
     assert says in "".join(found)
     assert bool(found) == bool(says)
 
 
 def test_regions_and_buckets(facts: Facts) -> None:
-    found = only(preflightchecksaccess.region(replace(facts, file=spoilt(facts.file, "us-west-2", "us-west-3"))))
+    found = only(checksaccess.region(replace(facts, file=spoilt(facts.file, "us-west-2", "us-west-3"))))
     assert "near: us-west-" in found.what
-    afar = only(preflightchecksaccess.bucket(replace(facts, bucket=Fact(Bucket("eu-west-1")))))
+    afar = only(checksaccess.bucket(replace(facts, bucket=Fact(Bucket("eu-west-1")))))
     assert afar.verdict == "warning"
     assert "--write --region eu-west-1" in afar.remedy
-    none = preflightchecksaccess.bucket(changed(facts, "s3://birds", "/tmp"))
+    none = checksaccess.bucket(changed(facts, "s3://birds", "/tmp"))
     assert "no s3:// address" in only(none).what
 
 
 def test_ssh_rules_of_the_file(facts: Facts) -> None:
     def told(old: str, new: str) -> list[tuple[str, str]]:
-        found = preflightchecksfile.ssh(changed(facts, old, new))
+        found = checksfile.ssh(changed(facts, old, new))
         return [(finding.verdict, finding.what) for finding in found]
 
     assert [verdict for verdict, _ in told(ADDRESS, "203.0.113.0/24")] == ["ok"]
@@ -349,7 +345,7 @@ def test_ssh_rules_of_the_file(facts: Facts) -> None:
 
 def test_limits(facts: Facts) -> None:
     def told(new: str) -> tuple[str, str]:
-        (found,) = preflightchecksfile.limits(changed(facts, "--ttl 12h --max-usd 30", new))
+        (found,) = checksfile.limits(changed(facts, "--ttl 12h --max-usd 30", new))
         return found.verdict, found.what
 
     assert told("--ttl 90m") == ("ok", "the cluster ends by itself after 90m")

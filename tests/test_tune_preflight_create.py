@@ -12,11 +12,11 @@ from moto.core.authorization import ActionAuthenticatorMixin
 
 from data.errors import UserError
 from tests.cloud import ADDRESS, REGION, ROOT, Cloud, account, look, ready, said, spoilt, trouble, written
-from tune.accesspolicies import allows, head_policy, s3_beyond, same, statements, worker_policy
 from tune.aws import Aws
-from tune.clusteraccess import create, printed
-from tune.clusterfile import ClusterFile, read
-from tune.clustergroup import make_group, with_group
+from tune.cloud.accesspolicies import allows, head_policy, s3_beyond, same, statements, worker_policy
+from tune.cloud.clusteraccess import create, printed
+from tune.cloud.clusterfile import ClusterFile, read
+from tune.cloud.clustergroup import make_group, with_group
 
 WORKER, HEAD = "eagleray-us-west-2-worker", "eagleray-us-west-2-head"
 

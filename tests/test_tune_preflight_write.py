@@ -10,11 +10,11 @@ import pytest
 
 from data.errors import UserError
 from tests.cloud import ADDRESS, IMAGE, PARAMETER, REGION, ROOT, Cloud, account, written
-from tune.accesspolicies import role_name
-from tune.clusterfile import ClusterFile, read
-from tune.clusterwrite import planned, private, ssh_range
-from tune.preflightrun import preflight
-from tune.preflightsettings import PreflightConfig
+from tune.cloud.accesspolicies import role_name
+from tune.cloud.checking import preflight
+from tune.cloud.clusterfile import ClusterFile, read
+from tune.cloud.clusterwrite import planned, private, ssh_range
+from tune.cloud.preflightsettings import PreflightConfig
 
 
 @pytest.fixture

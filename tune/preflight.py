@@ -7,7 +7,7 @@ from models.processes import prepare_environment
 
 if __name__ == "__main__":
     prepare_environment()  # before torch is imported
-    from tune.preflightrun import preflight
-    from tune.preflightsettings import PreflightConfig
+    from tune.cloud.checking import preflight
+    from tune.cloud.preflightsettings import PreflightConfig
 
     sys.exit(run_command(PreflightConfig, preflight, description=PreflightConfig.__doc__ or ""))

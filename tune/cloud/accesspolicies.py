@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tune.clusterfile import ClusterFile
+from tune.cloud.clusterfile import ClusterFile
 
 CLUSTER_TAG: Final = "ray-cluster-name"
 """Ray's own tag; its launcher finds a cluster's machines by it."""

@@ -5,10 +5,10 @@ import shlex
 from collections.abc import Iterator
 from typing import Any, Final
 
-from tune.accesspolicies import CLUSTER_TAG
-from tune.clusterfile import TIME_TO_LIVE, UNSET_ADDRESS, UNSET_GROUP, UNSET_NAME, ClusterFile
-from tune.inboundrules import SSH, addresses, breadth, reaches
-from tune.preflightfacts import Facts, Finding
+from tune.cloud.accesspolicies import CLUSTER_TAG
+from tune.cloud.clusterfile import TIME_TO_LIVE, UNSET_ADDRESS, UNSET_GROUP, UNSET_NAME, ClusterFile
+from tune.cloud.facts import Facts, Finding
+from tune.cloud.inboundrules import SSH, addresses, breadth, reaches
 
 # More addresses than a whole university has count as everybody, more than one office's network as many.
 _EVERYBODY: Final = 2**16

@@ -8,17 +8,17 @@ import re
 import tomllib
 
 from data.errors import UserError
-from tune import clusteraccess, leftovers, preflightchecks
-from tune.askaws import fact, gather
 from tune.aws import Aws
-from tune.clusterfile import UNSET_GROUP, ClusterFile, project_folder, read
-from tune.clusterfill import changes
-from tune.clustergroup import with_group
-from tune.clusterwrite import private, save, write
-from tune.preflightchecksfile import command
-from tune.preflightfacts import Here
-from tune.preflightsettings import PreflightConfig
-from tune.trainingmemory import needs
+from tune.cloud import checks, clusteraccess, leftovers
+from tune.cloud.askaws import fact, gather
+from tune.cloud.checksfile import command
+from tune.cloud.clusterfile import UNSET_GROUP, ClusterFile, project_folder, read
+from tune.cloud.clusterfill import changes
+from tune.cloud.clustergroup import with_group
+from tune.cloud.clusterwrite import private, save, write
+from tune.cloud.facts import Here
+from tune.cloud.preflightsettings import PreflightConfig
+from tune.cloud.trainingmemory import needs
 
 
 def preflight(config: PreflightConfig) -> int:
@@ -35,13 +35,13 @@ def preflight(config: PreflightConfig) -> int:
 
 def _look(file: ClusterFile, config: PreflightConfig) -> int:
     facts = gather(file, here(file), config.plan, fact(lambda: needs(config.plan)))
-    findings = preflightchecks.run(facts)
-    good = preflightchecks.good(findings)
+    findings = checks.run(facts)
+    good = checks.good(findings)
     if config.json:
         rows = [finding.as_dict() for finding in findings]
         print(json.dumps({"cluster": file.name, "region": file.region, "good": good, "findings": rows}, indent=1))
     else:
-        print("\n".join([*preflightchecks.lines(findings), preflightchecks.verdict(findings)]))
+        print("\n".join([*checks.lines(findings), checks.verdict(findings)]))
     return 0 if good else 1
 
 

@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from data.errors import UserError
-from tune.accesspolicies import CLUSTER_TAG, OUR_TAG
 from tune.aws import Aws, tags
+from tune.cloud.accesspolicies import CLUSTER_TAG, OUR_TAG
+from tune.cloud.sundries import ADDRESS_USD, disk_usd, snapshot_usd
 from tune.prices import Kind, PriceTable, load_prices
-from tune.sundries import ADDRESS_USD, disk_usd, snapshot_usd
 
 _ENDED: Final = ("terminated", "shutting-down")
 # What is asked for by name and listed with its price; the tags' own list is asked for the rest.

@@ -9,8 +9,8 @@ from urllib.parse import unquote
 from data import store
 from data.errors import UserError
 from tune.aws import Aws, AwsError, tags
-from tune.clusterfile import ClusterFile
-from tune.preflightfacts import Bucket, Group, Profile, Subnet
+from tune.cloud.clusterfile import ClusterFile
+from tune.cloud.facts import Bucket, Group, Profile, Subnet
 
 Json = dict[str, Any]
 _PROBE: Final = ".eagleray-preflight"

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from tune import (
-    preflightchecksaccess,
-    preflightchecksfile,
-    preflightchecksmachines,
-    preflightchecksmoney,
-    preflightchecksnetwork,
+from tune.cloud import (
+    checksaccess,
+    checksfile,
+    checksmachines,
+    checksmoney,
+    checksnetwork,
 )
-from tune.preflightfacts import VERDICTS, CannotTellError, Facts, Finding
+from tune.cloud.facts import VERDICTS, CannotTellError, Facts, Finding
 
 
 @dataclass(frozen=True)
@@ -27,31 +27,31 @@ class Check:
 
 
 CHECKS: Final = (
-    Check("filled", preflightchecksfile.unfilled),
-    Check("ssh", preflightchecksfile.ssh),
-    Check("idle nodes", preflightchecksfile.terminates),
-    Check("profile", preflightchecksfile.profiles_named),
-    Check("names", preflightchecksfile.names),
-    Check("versions", preflightchecksfile.versions),
-    Check("copied files", preflightchecksfile.mounts),
-    Check("time to live", preflightchecksfile.limits),
-    Check("credentials", preflightchecksaccess.credentials),
-    Check("region", preflightchecksaccess.region),
-    Check("subnets", preflightchecksnetwork.subnets),
-    Check("security group", preflightchecksnetwork.group),
-    Check("key pair", preflightchecksaccess.key_pair),
-    Check("bucket", preflightchecksaccess.bucket),
-    Check("profile", preflightchecksaccess.profiles),
-    Check("spot role", preflightchecksaccess.spot_role),
-    Check("launch", preflightchecksaccess.launch),
-    Check("types", preflightchecksmachines.types),
-    Check("gpu", preflightchecksmachines.gpus),
-    Check("image", preflightchecksmachines.images),
-    Check("disk", preflightchecksmachines.disks),
-    Check("memory", preflightchecksmachines.memory),
-    Check("quota", preflightchecksmoney.quotas),
-    Check("spot price", preflightchecksmoney.spot_prices),
-    Check("cost", preflightchecksmoney.cost),
+    Check("filled", checksfile.unfilled),
+    Check("ssh", checksfile.ssh),
+    Check("idle nodes", checksfile.terminates),
+    Check("profile", checksfile.profiles_named),
+    Check("names", checksfile.names),
+    Check("versions", checksfile.versions),
+    Check("copied files", checksfile.mounts),
+    Check("time to live", checksfile.limits),
+    Check("credentials", checksaccess.credentials),
+    Check("region", checksaccess.region),
+    Check("subnets", checksnetwork.subnets),
+    Check("security group", checksnetwork.group),
+    Check("key pair", checksaccess.key_pair),
+    Check("bucket", checksaccess.bucket),
+    Check("profile", checksaccess.profiles),
+    Check("spot role", checksaccess.spot_role),
+    Check("launch", checksaccess.launch),
+    Check("types", checksmachines.types),
+    Check("gpu", checksmachines.gpus),
+    Check("image", checksmachines.images),
+    Check("disk", checksmachines.disks),
+    Check("memory", checksmachines.memory),
+    Check("quota", checksmoney.quotas),
+    Check("spot price", checksmoney.spot_prices),
+    Check("cost", checksmoney.cost),
 )
 
 

@@ -11,8 +11,8 @@ import yaml
 
 from data import store
 from data.errors import UserError
-from tune.inboundrules import SSH, addresses, reaches
-from tune.nodetypes import NodeType, node_type
+from tune.cloud.inboundrules import SSH, addresses, reaches
+from tune.cloud.nodetypes import NodeType, node_type
 
 # What the committed file holds where --write has yet to fill in; each is refused by AWS or reaches nobody.
 UNSET_IMAGE: Final = "ami-00000000000000000"

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from tune.clusterfile import UNSET_ADDRESS, UNSET_GROUP, UNSET_SUBNET, ClusterFile
-from tune.inboundrules import SSH, addresses, reaches, within
-from tune.nodetypes import NodeType
-from tune.preflightchecksfile import command, open_rules
-from tune.preflightfacts import Facts, Finding, Group, Subnet
+from tune.cloud.checksfile import command, open_rules
+from tune.cloud.clusterfile import UNSET_ADDRESS, UNSET_GROUP, UNSET_SUBNET, ClusterFile
+from tune.cloud.facts import Facts, Finding, Group, Subnet
+from tune.cloud.inboundrules import SSH, addresses, reaches, within
+from tune.cloud.nodetypes import NodeType
 
 
 def used(facts: Facts, kind: NodeType) -> tuple[Subnet, ...]:

@@ -7,7 +7,7 @@ There is no call that tells the quota of a type.
 import re
 from typing import Final
 
-from tune.clusterfile import ClusterFile
+from tune.cloud.clusterfile import ClusterFile
 
 ON_DEMAND_STANDARD: Final = "L-1216C47A"
 ON_DEMAND_G: Final = "L-DB2E81BA"

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from models.catalog import ModelConfig, build_base, build_head, feature_count
-from tune.preflightfacts import Needs
-from tune.preflightsettings import Plan
+from tune.cloud.facts import Needs
+from tune.cloud.preflightsettings import Plan
 
 GIB: Final = 2**30
 # CUDA's context, cuDNN's and cuBLAS's workspaces, and what the allocator cannot use between its blocks.

@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tune import quotas as ec2
-from tune.clusterfile import TIME_TO_LIVE, ClusterFile
-from tune.nodetypes import NodeType
-from tune.preflightchecksfile import command
-from tune.preflightchecksmachines import zones_of
-from tune.preflightfacts import CannotTellError, Cost, Fact, Facts, Finding, Quota
-from tune.sundries import ADDRESS_USD, disk_usd
+from tune.cloud import quotas as ec2
+from tune.cloud.checksfile import command
+from tune.cloud.checksmachines import zones_of
+from tune.cloud.clusterfile import TIME_TO_LIVE, ClusterFile
+from tune.cloud.facts import CannotTellError, Cost, Fact, Facts, Finding, Quota
+from tune.cloud.nodetypes import NodeType
+from tune.cloud.sundries import ADDRESS_USD, disk_usd
 
 _UNASKED: Final[Fact[Quota]] = Fact()
 _NO_PRICE: Final[Fact[Cost]] = Fact()

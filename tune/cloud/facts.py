@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Generic, Literal, TypeVar
 
-from tune.clusterfile import ClusterFile
-from tune.preflightsettings import Plan
+from tune.cloud.clusterfile import ClusterFile
+from tune.cloud.preflightsettings import Plan
 
 Verdict = Literal["ok", "warning", "stop"]
 VERDICTS: Final[tuple[Verdict, ...]] = ("stop", "warning", "ok")

@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from tune.clusterfile import UNSET_IMAGE, UNSET_SUBNET
-from tune.nodetypes import NodeType
-from tune.preflightchecksfile import command
-from tune.preflightchecksnetwork import used
-from tune.preflightfacts import Facts, Finding, Image, Machine, Needs
+from tune.cloud.checksfile import command
+from tune.cloud.checksnetwork import used
+from tune.cloud.clusterfile import UNSET_IMAGE, UNSET_SUBNET
+from tune.cloud.facts import Facts, Finding, Image, Machine, Needs
+from tune.cloud.nodetypes import NodeType
 
 _MIB: Final = 2**20
 _GIB: Final = 2**30

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from data.errors import UserError
-from tune.accesspolicies import (
+from tune.aws import Aws, AwsError, shell
+from tune.cloud.accesspolicies import (
     POLICY,
     SPOT_SERVICE,
     head_policy,
@@ -19,11 +20,10 @@ from tune.accesspolicies import (
     trust,
     worker_policy,
 )
-from tune.askaccess import document, spot_role
-from tune.aws import Aws, AwsError, shell
-from tune.clusterfile import UNSET_GROUP, ClusterFile
-from tune.clustergroup import group_shell, make_group, our_tags, told
-from tune.preflightchecksfile import command
+from tune.cloud.askaccess import document, spot_role
+from tune.cloud.checksfile import command
+from tune.cloud.clusterfile import UNSET_GROUP, ClusterFile
+from tune.cloud.clustergroup import group_shell, make_group, our_tags, told
 
 _UPLOAD_DAYS: Final = 7
 

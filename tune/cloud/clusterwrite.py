@@ -6,15 +6,15 @@ from typing import Final
 
 from data import localfiles, store
 from data.errors import UserError
-from tune import askaccess, askmachines
-from tune.accesspolicies import role_name
-from tune.askaws import USABLE, regions_of
 from tune.aws import Aws, AwsError
-from tune.clusterfile import UNSET_ADDRESS, UNSET_GROUP, UNSET_IMAGE, UNSET_SUBNET, ClusterFile
-from tune.clusterfill import Filling, bucket_name, filled, ours
-from tune.clustergroup import with_group
-from tune.preflightfacts import Subnet
-from tune.preflightsettings import PreflightConfig
+from tune.cloud import askaccess, askmachines
+from tune.cloud.accesspolicies import role_name
+from tune.cloud.askaws import USABLE, regions_of
+from tune.cloud.clusterfile import UNSET_ADDRESS, UNSET_GROUP, UNSET_IMAGE, UNSET_SUBNET, ClusterFile
+from tune.cloud.clusterfill import Filling, bucket_name, filled, ours
+from tune.cloud.clustergroup import with_group
+from tune.cloud.facts import Subnet
+from tune.cloud.preflightsettings import PreflightConfig
 
 # AWS publishes the newest id of each of its images under such a name, in every region. The images hold NVIDIA's open
 # driver, and no framework: those come by the project's own pins.

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from data.errors import UserError
-from tune.accesspolicies import CLUSTER_TAG, OUR_TAG
-from tune.askaccess import default_vpc, groups, subnets
 from tune.aws import Aws, shell
-from tune.clusterfile import UNSET_SUBNET, ClusterFile
-from tune.clusterfill import Filling, filled
-from tune.inboundrules import within
-from tune.preflightchecksfile import command
-from tune.preflightfacts import Group
+from tune.cloud.accesspolicies import CLUSTER_TAG, OUR_TAG
+from tune.cloud.askaccess import default_vpc, groups, subnets
+from tune.cloud.checksfile import command
+from tune.cloud.clusterfile import UNSET_SUBNET, ClusterFile
+from tune.cloud.clusterfill import Filling, filled
+from tune.cloud.facts import Group
+from tune.cloud.inboundrules import within
 
 
 def told(what: str, *, made: bool, changed: bool = False) -> str:

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from tune.accesspolicies import (
+from tune.cloud.accesspolicies import (
     HEAD,
     OBJECTS,
     Statement,
@@ -15,10 +15,10 @@ from tune.accesspolicies import (
     s3_beyond,
     statements,
 )
-from tune.clusterfile import UNSET_NAME, ClusterFile
-from tune.nodetypes import NodeType
-from tune.preflightchecksfile import command
-from tune.preflightfacts import CannotTellError, Facts, Finding, Profile
+from tune.cloud.checksfile import command
+from tune.cloud.clusterfile import UNSET_NAME, ClusterFile
+from tune.cloud.facts import CannotTellError, Facts, Finding, Profile
+from tune.cloud.nodetypes import NodeType
 
 _ENABLED: Final = ("opt-in-not-required", "opted-in")
 

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from data.errors import UserError
-from tune.accesspolicies import CLUSTER_TAG, partition
 from tune.aws import HOME, Aws, AwsError, tags
-from tune.clusterfile import ClusterFile
-from tune.preflightfacts import Cost, Group, Image, Machine, Quota, Running
+from tune.cloud.accesspolicies import CLUSTER_TAG, partition
+from tune.cloud.clusterfile import ClusterFile
+from tune.cloud.facts import Cost, Group, Image, Machine, Quota, Running
 from tune.prices import Kind, load_prices
 
 Json = dict[str, Any]

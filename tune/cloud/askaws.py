@@ -7,13 +7,13 @@ from functools import partial
 from typing import Final, Literal, TypeVar
 
 from data.errors import UserError
-from tune import askaccess, askmachines
-from tune.accesspolicies import partition
 from tune.aws import HOME, Aws
-from tune.clusterfile import UNSET, ClusterFile
-from tune.preflightfacts import Fact, Facts, Here, Identity, Needs
-from tune.preflightsettings import Plan
-from tune.quotas import quota_codes
+from tune.cloud import askaccess, askmachines
+from tune.cloud.accesspolicies import partition
+from tune.cloud.clusterfile import UNSET, ClusterFile
+from tune.cloud.facts import Fact, Facts, Here, Identity, Needs
+from tune.cloud.preflightsettings import Plan
+from tune.cloud.quotas import quota_codes
 
 USABLE: Final = ("opt-in-not-required", "opted-in")
 

@@ -12,8 +12,8 @@ from typing import Final
 import yaml
 
 from data.errors import UserError
-from tune.clusterfile import BUCKET, TIME_TO_LIVE, UNSET_NAME, ClusterFile, parse, root
-from tune.inboundrules import SSH, reaches
+from tune.cloud.clusterfile import BUCKET, TIME_TO_LIVE, UNSET_NAME, ClusterFile, parse, root
+from tune.cloud.inboundrules import SSH, reaches
 
 METRICS: Final = "EAGLERAY_METRICS"
 
