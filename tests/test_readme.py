@@ -19,6 +19,7 @@ from serve.labelling import LabelConfig
 from serve.promote import PromoteConfig
 from serve.settings import ServeConfig
 from tests.commands import ROOT, Command
+from tune.cloud.preflightsettings import PreflightConfig
 from tune.settings import SearchConfig, TrainJobConfig
 
 README = (ROOT / "README.md").read_text()
@@ -32,6 +33,7 @@ COMMANDS = {
     "serve/keys.py": KeysConfig,
     "serve/promote.py": PromoteConfig,
     "serve/gather.py": GatherConfig,
+    "tune/preflight.py": PreflightConfig,
 }
 ALL_CONFIGS = (*COMMANDS.values(), Add, Down)
 
@@ -111,9 +113,23 @@ def test_every_flag_in_the_readme_exists(line: str) -> None:
         return
     if words[0] == "curl":
         return
+    if words[2] == "ray":
+        check_ray(words[3:])
+        return
     assert words[:2] == ["uv", "run"]
     config = Down if "--down" in words else COMMANDS[words[2]]
     tyro.cli(config, args=words[3:], config=(tyro.conf.OmitArgPrefixes,))
+
+
+def check_ray(words: list[str]) -> None:
+    """Ray's own command line takes it, and so does ours what `ray submit` hands on."""
+    from ray.scripts.scripts import cli
+
+    command = cli.commands[words[0]]
+    parsed = command.make_context(words[0], words[1:]).params
+    if words[0] == "submit":
+        assert parsed["script"] == words[2]
+        tyro.cli(COMMANDS[words[2]], args=list(parsed["script_args"]), config=(tyro.conf.OmitArgPrefixes,))
 
 
 def test_the_test_command_is_what_ci_calls() -> None:
