@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from data.errors import UserError
-from serve.running.ingress import Ingress, prepare
+from serve.running.ingress import Ingress, prepare, tuning
 from serve.running.note import MARK
 from serve.running.standin import stand_in
 from serve.settings import EndpointConfig, ServeConfig
@@ -29,6 +29,9 @@ frontend prometheus
     mode http
 frontend http_frontend
     bind 127.0.0.1:8000
+    default_backend default_backend
+backend default_backend
+    http-request return status 404 content-type text/plain lf-string "Path '%[path]' not found."
 listen stats
   bind *:8404
   stats enable
@@ -110,17 +113,19 @@ def test_the_stand_in_changes_a_few_lines_and_becomes_haproxy(tmp_path: Path) ->
     done = run_stand_in(tmp_path, config_for(host="0.0.0.0"), RAYS_FILE, "", "-sf", "12")
     assert done.stdout == f"-db -f {tmp_path}/haproxy.cfg -sf 12\n"
     before, after = RAYS_FILE.splitlines(), (tmp_path / "haproxy.cfg").read_text().splitlines()
-    assert [line.strip() for line in after if line not in before] == [
-        "option http-buffer-request",
+    added = [line.strip() for line in after if line not in before]
+    assert added[:5] == [
         "timeout http-request 1500ms",
+        "timeout http-keep-alive 1500ms",
         f"errorfile 408 {tmp_path}/408.http",
+        f"errorfile 503 {tmp_path}/503.http",
         "bind 127.0.0.1:9101",
-        "http-request set-header x-request-disconnect-disabled ?1",
-        "http-request disable-l7-retry if { path /corrections }",
-        "bind 0.0.0.0:8000",
-        "bind 127.0.0.1:8404",
     ]
-    assert len(after) == len(before) + 5
+    assert "http-request wait-for-body time 1500ms" in added
+    assert [line for line in added if line.startswith("bind ")][1:] == ["bind 0.0.0.0:8000", "bind 127.0.0.1:8404"]
+    assert [line for line in after if "not found" in line] == []
+    not_ready = f"return status 503 content-type application/json file {tmp_path}/503.json hdr retry-after 1"
+    assert f"http-request {not_ready}" in added
     head, _, body = (tmp_path / "408.http").read_bytes().partition(b"\r\n\r\n")
     assert b"content-length: %d" % len(body) in head
 
@@ -140,6 +145,20 @@ def test_haproxy_itself_understands_what_comes_of_it(tmp_path: Path) -> None:
     config = config_for(tls_cert=certificate, tls_key=key)
     done = run_stand_in(tmp_path, config, RAYS_FILE, haproxy.get_haproxy_binary(), "-c")
     assert done.returncode == 0, done.stderr
+
+
+def test_a_head_may_take_less_time_than_a_body(tmp_path: Path) -> None:
+    run_stand_in(tmp_path, ServeConfig(EndpointConfig("b", body_timeout_s=60)))
+    written = (tmp_path / "haproxy.cfg").read_text()
+    assert "timeout http-request 10000ms" in written
+    assert "wait-for-body time 60000ms" in written
+
+
+@pytest.mark.parametrize(("most", "connections"), [(-1, "4096"), (1_048_576, "4096"), (4096, "1365")])
+def test_haproxy_opens_no_more_files_than_it_may(most: int, connections: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, most))
+    assert tuning(config_for())["RAY_SERVE_HAPROXY_MAXCONN"] == connections
 
 
 @pytest.mark.parametrize(

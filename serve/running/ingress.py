@@ -20,13 +20,14 @@ from typing import Any
 
 from data.errors import UserError
 from serve.running.note import MARK
-from serve.running.standin import LOOPBACK, stand_in
+from serve.running.standin import CONNECTIONS, LOOPBACK, stand_in
 from serve.settings import ServeConfig
 
 # A request can be sent to another replica only while HAProxy holds all of it in one buffer, so a buffer holds a usual
-# frame. HAProxy takes at most three of them for a request under way, and keeps none for an idle connection.
+# frame. HAProxy takes at most three of them for a request under way, one for a request that is still coming in, and
+# keeps none for an idle connection: 1.5 GiB where all of CONNECTIONS are at work, 128 MiB for silent ones of one
+# address.
 _BUFFER_BYTES = 128 * 1024
-_CONNECTIONS = 1024
 
 INSTEAD = "Ray's Python proxy takes its place, and each request costs more CPU"
 
@@ -138,7 +139,7 @@ def tuning(config: ServeConfig) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_STARTUP_TIMEOUT_S": "90",
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.running.directport:middlewares",
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",  # one thread passes on more than a node's replicas can answer
-        "RAY_SERVE_HAPROXY_MAXCONN": str(_CONNECTIONS),
+        "RAY_SERVE_HAPROXY_MAXCONN": str(_connections()),
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(_BUFFER_BYTES),
         # A line for each request, parsed in Python, costs more than HAProxy itself; `serve/watching/` counts.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
@@ -153,6 +154,17 @@ def tuning(config: ServeConfig) -> dict[str, str]:
         # another replica.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
     }
+
+
+def _connections() -> int:
+    """Fewer where the system lets a process open few files: HAProxy takes two for each and some more, or does not start
+    at all."""
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return CONNECTIONS
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return CONNECTIONS if most == resource.RLIM_INFINITY else min(CONNECTIONS, most // 3)
 
 
 def _own(config: ServeConfig, folder: str, ports: dict[str, int], binary: str) -> dict[str, str]:
