@@ -5,6 +5,7 @@ What is wrong with one image is a value (`Failure`), never an exception: one bad
 """
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, get_args
 
@@ -12,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import PIL
 from PIL import Image
+
+from data import jpegscans
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 """Upright RGB, shape (H, W, 3), values 0-255, C-contiguous."""
@@ -23,13 +26,20 @@ IMAGE_SUFFIXES: Final = (
 """What files of images are called, in lower case."""
 MAX_PIXELS: Final = 64_000_000
 """Most pixels in one image: above an 8K frame (33 million) and a 61-megapixel camera, below Pillow's own bomb warning
-(89 million), so that this limit answers first. Decoded, it is 192 MB."""
+(89 million), so that this limit answers first. As an array it is 192 MB. While it is decoded the process grows by about
+0.5 GB (Pillow takes four bytes a pixel, and an image and its RGB copy are there at once), by 0.8 GB where it has to be
+turned as well. Under the allocator settings of `models.processes` a process keeps that memory for the next image."""
 MIN_SIDE: Final = 8
 """Fewest pixels along a side. Less is a spacer, a tracking pixel or a broken crop, not a photograph."""
 MAX_ASPECT: Final = 20
 """Most times that one side may be as long as the other. A panorama has 10; above 20 it is a scan line or a ruler."""
+MAX_SCANS: Final = 500
+"""Most scans in one JPEG, also a small one. Encoders write up to 18 (progressive CMYK)."""
+MAX_SCANNED: Final = 24 * MAX_PIXELS
+"""Most pixels that all scans of a JPEG may go over: a second of CPU. A scan without content costs a hundred bytes of
+the file and still goes over the whole picture, so without a limit a megabyte decodes for minutes."""
 
-DECODER: Final = f"pillow-{PIL.__version__}-{MAX_PIXELS}-{MIN_SIDE}-{MAX_ASPECT}"
+DECODER: Final = f"pillow-{PIL.__version__}-{MAX_PIXELS}-{MIN_SIDE}-{MAX_ASPECT}-{MAX_SCANS}-{MAX_SCANNED}"
 """Part of every cache key: another decoder may give other pixels, other limits other failures."""
 
 # Only what cameras, tools and the web make (MPO comes as JPEG). Some on Pillow's longer list call programs (EPS).
@@ -47,6 +57,8 @@ _UPRIGHT: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION: Final = 0x0112
+
+_STRIP: Final = 2**20  # pixels that are converted at a time: what comes in between is small beside the image
 
 
 @dataclass(frozen=True)
@@ -135,6 +147,9 @@ def _upright(blob: bytes) -> Image.Image | Failure:
     """Bytes to an upright Pillow image of mode RGB. Whatever a hostile file makes Pillow raise becomes a Failure."""
     if not blob:
         return Failure("empty", "the file has no bytes: copy it again from its source")
+    scans = jpegscans.count(blob, MAX_SCANS)
+    if scans > MAX_SCANS:
+        return _too_many_scans(scans)
     try:
         image = Image.open(io.BytesIO(blob), formats=_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -145,7 +160,7 @@ def _upright(blob: bytes) -> Image.Image | Failure:
         return _unopened(blob)
     with image:
         try:
-            return _animation(image) or _check_size(*image.size) or _rgb(_turned(image))
+            return _animation(image) or _check_size(*image.size) or _check_scans(scans, *image.size) or _turned(image)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             return Failure("too_many_pixels", f"above {MAX_PIXELS:,} pixels: scale it down before sending it")
         except MemoryError:
@@ -168,25 +183,61 @@ def _animation(image: Image.Image) -> Failure | None:
     return Failure("animated", f"it holds {frames} frames: export the frames, and send each as an image of its own")
 
 
-def _turned(image: Image.Image) -> Image.Image:
+def _check_scans(scans: int, width: int, height: int) -> Failure | None:
+    return _too_many_scans(scans, f" of {width}x{height} pixels") if scans * width * height > MAX_SCANNED else None
+
+
+def _too_many_scans(scans: int, each: str = "") -> Failure:
+    return Failure("too_many_scans", f"a JPEG of {scans} or more scans{each} takes too long to decode: save it anew")
+
+
+def _turned(image: Image.Image) -> Image.Image | Failure:
     image.load()  # first: some formats know (TIFF, PNG) or apply (TIFF, AVIF) their orientation only after it
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # broken EXIF beside good pixels: take the pixels as they lie
         orientation = 1
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+    upright = _rgb(image)
+    if isinstance(upright, Failure):
+        return upright
+    return upright.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else upright
 
 
 def _rgb(image: Image.Image) -> Image.Image | Failure:
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        # Full range, not the image's own: stretching each image to its own contrast would make the same scene differ.
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        return _in_strips(image, _upper_byte)
     if image.mode in ("I", "F", "LAB", "HSV"):
         return Failure("unsupported", f"pixels of kind {image.mode} have no agreed brightness: export it as 8-bit RGB")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        return _in_strips(image, _on_white)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _upper_byte(image: Image.Image) -> Image.Image:
+    # Full range, not the image's own: stretching each image to its own contrast would make the same scene differ.
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def _in_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """`convert(image)`, which takes each pixel alone, without its steps in full size."""
+    strips = _strips(image)
+    if len(strips) == 1:
+        return convert(image)
+    whole = Image.new("RGB", image.size)
+    for top, bottom in strips:
+        whole.paste(convert(image.crop((0, top, image.width, bottom))), (0, top))
+    return whole
+
+
+def _strips(image: Image.Image) -> list[tuple[int, int]]:
+    """From which row to which the image is gone through."""
+    rows = max(1, _STRIP // image.width)
+    return [(top, min(top + rows, image.height)) for top in range(0, image.height, rows)]
 
 
 def _resized(image: Image.Image, how: Resize) -> Image.Image:
@@ -206,4 +257,7 @@ def _resized(image: Image.Image, how: Resize) -> Image.Image:
 
 
 def _pixels(image: Image.Image) -> Pixels:
-    return np.array(image, dtype=np.uint8, order="C")  # a copy: owned and writable, the Pillow image can go
+    pixels = np.empty((image.height, image.width, 3), np.uint8)  # owned and writable: the Pillow image can go
+    for top, bottom in _strips(image):  # Pillow's way to an array makes two copies more
+        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
+    return pixels

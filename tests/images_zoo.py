@@ -173,7 +173,20 @@ def _shapes() -> list[Nasty]:
         Nasty("bomb.png", bomb(), "too_many_pixels"),
         Nasty("bigger-bomb.png", bomb(60_000), "too_many_pixels"),
         Nasty("bomb.gif", _gif_bomb(), "too_many_pixels"),
+        Nasty("scans.jpg", many_scans(600), "too_many_scans"),
+        Nasty("scans-of-a-large-picture.jpg", many_scans(25, 8000, 7990), "too_many_scans"),
+        Nasty("segments.jpg", b"\xff\xd8" + b"\xff\xfe\0\2" * 20_000, "too_many_scans"),
+        Nasty("many-scans.jpg", many_scans(100), "ok", np.dstack([scene()[..., 0]] * 3), near=6),
     ]
+
+
+def many_scans(repeats: int, width: int = 48, height: int = 32) -> bytes:
+    """A grey progressive JPEG whose last scan comes `repeats` times more. Its header may promise another size."""
+    jpeg = encoded(scene()[..., 0].copy(), "JPEG", progressive=True)
+    frame = jpeg.index(b"\xff\xc2") + 5
+    jpeg = jpeg[:frame] + struct.pack(">HH", height, width) + jpeg[frame + 4 : -2]
+    last = jpeg[jpeg.rindex(b"\xff\xda") :]
+    return jpeg + last * repeats + b"\xff\xd9"
 
 
 def bomb(side: int = 10_000) -> bytes:

@@ -6,7 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from data import images, jpegscans
 from data.images import (
     MAX_ASPECT,
     MIN_SIDE,
@@ -20,7 +22,7 @@ from data.images import (
     encode_png,
     resize,
 )
-from tests.images_zoo import Nasty, encoded, scene, zoo
+from tests.images_zoo import Nasty, encoded, many_scans, scene, zoo
 
 
 @pytest.mark.parametrize("beast", zoo(), ids=lambda beast: beast.name)
@@ -48,6 +50,52 @@ def test_decoding_and_resizing_in_one_go_gives_the_same_pixels(mode: ResizeMode)
             assert full == small
         else:
             assert np.array_equal(resize(full, how), small), beast.name
+
+
+def test_an_image_is_converted_in_strips_as_it_is_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    shades = np.random.default_rng(5).integers(0, 256, (64, 64, 4), dtype=np.uint8)
+    blobs = [encoded(shades), *(beast.blob for beast in zoo() if beast.expected == "ok")]
+    at_once = [decode(blob) for blob in blobs]
+    monkeypatch.setattr(images, "_STRIP", 100)
+    for blob, expected in zip(blobs, at_once, strict=True):
+        assert np.array_equal(decode(blob), expected)  # type: ignore[arg-type]
+    # What a transparent image is, said once more: Pillow's own composite with white.
+    image = Image.fromarray(shades)
+    white = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    assert np.array_equal(at_once[0], np.asarray(white))  # type: ignore[arg-type]
+
+
+def test_a_transparent_image_takes_little_more_memory_than_another() -> None:
+    """At its peak: Pillow's image with transparency and the one without, four bytes a pixel each, and a strip."""
+    code = """
+import resource, sys
+import numpy as np
+from data.images import decode
+from tests.images_zoo import encoded
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+blob = sys.stdin.buffer.read()
+decode(encoded(np.full((40, 40, 4), 99, np.uint8)))
+before = peak()
+assert decode(blob).shape == (4000, 4000, 3)
+print((peak() - before) * 1024 / 4000**2)
+"""
+    blob = encoded(np.full((4000, 4000, 4), 99, np.uint8), compress_level=1)
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], input=blob, capture_output=True, check=True)
+    assert float(done.stdout) < 10.5
+
+
+def test_the_scans_of_a_jpeg_are_counted_as_libjpeg_reads_them() -> None:
+    assert [jpegscans.count(many_scans(n), 500) for n in (0, 3, 494, 495, 9999)] == [6, 9, 500, 501, 501]
+    assert jpegscans.count(encoded(scene(), "JPEG"), 500) == 1
+    assert jpegscans.count(encoded(scene(), "JPEG", restart_marker_blocks=1), 500) == 1
+    assert jpegscans.count(encoded(scene(), "JPEG", progressive=True), 500) == 10
+    assert jpegscans.count(encoded(scene()), 500) == 0
+    inside = encoded(scene(), "JPEG", comment=b"\xff\xda" * 900)  # a picture within a segment is not read
+    assert jpegscans.count(inside, 500) == 1
+    assert jpegscans.count(inside + many_scans(9), 500) == 1  # what follows the end neither
+    head = b"\xff\xd8\xff\xda\0\2"
+    assert jpegscans.count(head + b"\xff\0" * 10**6 + b"\xff\xff\xff\xda\0\0\xff\xda", 500) == 3
+    assert jpegscans.count(b"\xff\xd8" + b"\xff" * 10**6, 500) == 0
 
 
 def test_threads_do_not_disturb_each_other() -> None:

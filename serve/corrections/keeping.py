@@ -86,7 +86,8 @@ class Corrections:
         self._max_bytes = max_bytes
         self._rows: dict[str, tuple[str, list[str]]] = {}  # file name -> (version, cells), so that each is read once
         self._tabled: dict[str, str] = {}  # file name -> version, as in the table that we wrote last
-        # One at a time: a decoded image takes up to 192 MB, and a count that another thread is changing is no limit.
+        # One at a time: to decode an image takes up to 0.8 GB (data.images.MAX_PIXELS), and a count that another thread
+        # is changing is no limit.
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="corrections")
 
     async def add(self, correction: Correction) -> Saved:
