@@ -19,6 +19,7 @@ import tyro
 from data import store
 from data.checks import above_zero
 from data.commandline import run_command
+from data.errors import UserError
 from serve.promotion.judge import Limits
 
 
@@ -92,6 +93,8 @@ def _promote(config: PromoteConfig) -> int:
     url, dashboard = config.endpoint, config.dashboard
     if not url:
         running = Running.find(config.port)
+        if running.state == "starting":
+            raise UserError(f"the endpoint at {running.url} is still starting: wait until it answers")
         url, dashboard = running.url, running.dashboard
     key = config.key or os.environ.get("EAGLERAY_KEY", "")
     change = ModelChange(

@@ -14,7 +14,8 @@ from data.errors import UserError
 from serve import app
 from serve.running import note as notes
 from serve.running.howtocall import how_to_call, url_of
-from serve.running.note import MARK, Running, end, processes_of
+from serve.running.ingress import Ingress
+from serve.running.note import MARK, Running, end, processes_of, refuse_twin
 from serve.running.starting import in_one_line
 from serve.settings import EndpointConfig, ServeConfig
 
@@ -129,6 +130,47 @@ def test_down_ends_what_a_killed_command_left_behind(tmp_path: Path, start: Star
     assert end(Running.find()) == ["ended 1 processes that it had left behind"]
     assert left.wait(10) == -signal.SIGTERM
     assert Running.all() == []
+
+
+def test_one_that_is_still_starting_has_a_note_by_which_it_can_be_ended(
+    tiny_bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from serve import promote
+    from serve.running import local
+    from serve.running.starting import StartError
+
+    seen: list[Running] = []
+
+    def start(config: ServeConfig, ingress: Ingress, note: Running, after_ray: object) -> Running:
+        seen.append(Running.find(config.port))
+        monkeypatch.setattr(sys, "argv", ["promote.py", tiny_bundle])
+        assert promote.main() == 2
+        with pytest.raises(UserError, match="an endpoint of yours runs on port 8000: end it with"):
+            refuse_twin(8000)
+        raise StartError("no more than this")
+
+    monkeypatch.setattr(local, "start", start)
+    monkeypatch.setattr(local, "refuse_taken_port", lambda host, port: None)
+    monkeypatch.setattr(local, "_finish", lambda patience_s: None)
+    monkeypatch.setattr(local._Stop, "listen", lambda self: None)  # the tests' own signals stay
+    monkeypatch.setattr(local._Stop, "ignore", lambda self: None)
+    ingress = Ingress(True, "", str(tmp_path / "own"), {})
+    assert local.serve_until_stopped(ServeConfig(EndpointConfig(tiny_bundle, auth="off")), ingress) == 1
+    assert "is still starting: wait until it answers" in capsys.readouterr().err
+    (note,) = seen
+    assert (note.state, note.pid, note.folder, note.alive) == ("starting", os.getpid(), ingress.folder, True)
+    assert Running.all() == []
+    refuse_twin(8000)
+
+
+def test_what_an_endpoint_left_behind_must_go_before_the_next(tmp_path: Path, start: Start) -> None:
+    command, _ = start(str(tmp_path / "mine")), start(str(tmp_path / "mine"))
+    note(8000, command.pid, str(tmp_path / "mine")).write()
+    command.kill()
+    command.wait()
+    with pytest.raises(UserError, match=r"has left behind runs on port 8000.*--down --port 8000"):
+        refuse_twin(8000)
+    refuse_twin(8001)
 
 
 def test_down_without_an_endpoint_is_one_line(

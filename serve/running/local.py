@@ -1,6 +1,7 @@
 """Serve on this machine: a Ray of its own, the endpoint on it, and nothing left when it ends."""
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -13,9 +14,9 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from models.bundle import read_bundle
-from serve.running.howtocall import how_to_call
+from serve.running.howtocall import how_to_call, url_of
 from serve.running.ingress import Ingress
-from serve.running.note import Running
+from serve.running.note import Running, refuse_twin
 from serve.running.starting import APPLICATION, StartError, refuse_taken_port, start
 from serve.settings import ServeConfig
 
@@ -24,17 +25,19 @@ def serve_until_stopped(config: ServeConfig, ingress: Ingress) -> int:
     """Start Ray and the endpoint, print how to call it, wait for Ctrl-C or SIGTERM, stop both. Returns the exit code.
 
     UserError, all before Ray is started, for a bundle that does not load, keys that cannot be read, a port that is
-    taken.
+    taken, by an endpoint that is still starting as well.
     """
     config = config.resolved()
     info, _ = read_bundle(config.endpoint.bundle, cache_dir=config.endpoint.cache_dir)
     refuse_taken_port(config.host, config.port)
+    refuse_twin(config.port)
     lines = how_to_call(config, info.id)
     stop = _Stop()
-    running: Running | None = None
+    running = _starting(config, ingress)
     try:
         stop.listen()
-        running = start(config, ingress, after_ray=stop.listen)
+        running.write()  # before it answers, so that --down ends one that never comes to that
+        running = start(config, ingress, running, after_ray=stop.listen)
         running.write()
         dashboard = f"Ray's dashboard: {running.dashboard} (it asks for the token that `ray get-auth-token` prints)"
         print("\n".join([*lines, dashboard, "Ctrl-C stops it."]), flush=True)
@@ -47,11 +50,26 @@ def serve_until_stopped(config: ServeConfig, ingress: Ingress) -> int:
     finally:
         stop.ignore()
         print("stopping: requests under way get to finish", flush=True)
-        if running is not None:
-            running.remove()
+        running.remove()
         _finish(config.shutdown_s)
         ray.shutdown()
     return 0
+
+
+def _starting(config: ServeConfig, ingress: Ingress) -> Running:
+    """What is known of an endpoint before its Ray is there."""
+    return Running(
+        pid=os.getpid(),
+        url=url_of(config),
+        dashboard="",
+        ray_address="",
+        session_dir="",
+        bundle=config.endpoint.bundle,
+        keys=config.endpoint.keys,
+        ports={"http": config.port, **ingress.ports},
+        folder=ingress.folder,
+        state="starting",
+    )
 
 
 class _StoppedError(Exception):

@@ -1,4 +1,5 @@
-"""The endpoints that run on this machine: each leaves a note of itself while it runs, for the other commands to find.
+"""The endpoints that run on this machine: each leaves a note of itself while it starts and runs, for the other commands
+to find.
 
 <user state folder>/eagleray/endpoints/PORT.json
 """
@@ -12,7 +13,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import platformdirs
 
@@ -26,13 +27,13 @@ _KILL_S: Final = 10.0
 
 @dataclass(frozen=True)
 class Running:
-    """An endpoint that answers, or did when it wrote this down."""
+    """An endpoint that starts or answers, or did when it wrote this down."""
 
     pid: int
     """Of the command, which ends all the others."""
     url: str
     dashboard: str
-    """Ray's, where promotions go through. It asks for Ray's token."""
+    """Ray's, where promotions go through. It asks for Ray's token. Empty while Ray starts, as the next two are."""
     ray_address: str
     session_dir: str
     """Ray's, with its logs."""
@@ -46,6 +47,7 @@ class Running:
     """Its own, see MARK."""
     started: str = ""
     """When the process began, in the system's own words: a process id comes again, this time does not."""
+    state: Literal["starting", "running"] = "running"
 
     @property
     def port(self) -> int:
@@ -91,6 +93,17 @@ class Running:
             with contextlib.suppress(OSError, ValueError, TypeError):  # gone meanwhile, or not ours
                 found.append(cls(**json.loads(file.read_text())))
         return [one for one in found if one.alive or processes_of(one.folder)]
+
+
+def refuse_twin(port: int) -> None:
+    """UserError where an endpoint starts on this port, which does not listen yet, or has left processes behind."""
+    for one in Running.all():
+        if one.port == port:
+            there = "an endpoint of yours" if one.alive else "what an endpoint of yours has left behind"
+            raise UserError(
+                f"{there} runs on port {port}: end it with python serve/app.py --down --port {port}, or give another "
+                "--port"
+            )
 
 
 def end(running: Running) -> list[str]:

@@ -1,8 +1,8 @@
 """From settings to an endpoint that answers: Ray, Serve, the application, and the wait for its first answer."""
 
+import dataclasses
 import http.client
 import logging
-import os
 import re
 import socket
 import ssl
@@ -16,7 +16,7 @@ from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.schema import ApplicationStatus, LoggingConfig, ServeDeploySchema
 
 from data.errors import UserError
-from serve.running.howtocall import reachable, url_of
+from serve.running.howtocall import reachable
 from serve.running.ingress import Ingress
 from serve.running.note import Running
 from serve.settings import ServeConfig
@@ -31,8 +31,8 @@ class StartError(Exception):
     """The endpoint did not start: what Ray or a replica says about it."""
 
 
-def start(config: ServeConfig, ingress: Ingress, after_ray: Callable[[], None]) -> Running:
-    """Start a Ray of our own with the endpoint on it; returns once the endpoint answers over HTTP.
+def start(config: ServeConfig, ingress: Ingress, note: Running, after_ray: Callable[[], None]) -> Running:
+    """Start a Ray of our own with the endpoint on it; returns `note`, completed, once the endpoint answers over HTTP.
 
     `after_ray` is called as soon as Ray runs. StartError says why the endpoint does not answer, UserError what this
     machine lacks.
@@ -55,16 +55,12 @@ def start(config: ServeConfig, ingress: Ingress, after_ray: Callable[[], None]) 
     ray.serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=http_options, logging_config=quiet)
     _deploy(config)
     _wait(config)
-    return Running(
-        pid=os.getpid(),
-        url=url_of(config),
+    return dataclasses.replace(
+        note,
+        state="running",
         dashboard=f"http://{context.dashboard_url}",
         ray_address=context.address_info["address"],
         session_dir=context.address_info["session_dir"],
-        bundle=config.endpoint.bundle,
-        keys=config.endpoint.keys,
-        ports={"http": config.port, **ingress.ports},
-        folder=ingress.folder,
     )
 
 
