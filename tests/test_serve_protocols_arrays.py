@@ -39,6 +39,12 @@ def changed(value: Any, *, inside: Any = 0.5) -> list[Any]:
     return image
 
 
+def nested(levels: int, value: Any) -> Any:
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
 def test_integers_are_taken_as_they_are() -> None:
     image = pixels(1)
     found = pixels_from_lists(image.tolist(), "here")
@@ -63,6 +69,8 @@ def test_one_float_makes_an_image_of_floats() -> None:
 def test_a_float_image_of_black_and_white_is_one() -> None:
     assert pixels_from_lists(changed(1.0, inside=0.0), "here").max() == 255
     assert pixels_from_lists(square(0.0), "here").max() == 0
+    assert pixels_from_lists(square(-1e-9), "here").max() == 0
+    assert pixels_from_lists(changed(2 / 255, inside=0.0), "here").max() == 2
     assert pixels_from_lists(square(1.0000001), "here").max() == 255
 
 
@@ -89,6 +97,12 @@ def test_a_float_image_of_black_and_white_is_one() -> None:
         (changed({"a": 1}), "objects"),
         (changed([1.0]), "lists beside numbers"),
         (square([0.5]), "(8, 8, 3, 1)"),
+        (square([[0.5]]), "more than 4 deep"),
+        (nested(150, [[0.5], 3]), "more than 4 deep"),
+        ([[[0.5], 3]], "[0][1] is not a list"),
+        (square(1 / 255), "divided by 255 twice"),
+        (changed(0.9 / 255, inside=0.0), "divided by 255 twice"),
+        (changed(5e-9, inside=0.0), "divided by 255 twice"),
         ([0.5] * 192, "(192,)"),
         ([[0.5] * 8] * 8, "one more list"),
         ([[[0.5] * 8] * 8] * 3, "transpose"),

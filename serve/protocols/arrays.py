@@ -8,6 +8,8 @@ kind of the numbers decides, and where kind and range do not agree the answer is
 * integers must lie in 0 to 255, and one of them above 1: integers of 0 and 1 alone are floats that were cut off. (A
   picture that is black all over looks the same; send it encoded.) JSON written by JavaScript has no 1.0, so a float
   image of nothing but 0 and 1 is refused too; the Open Inference Protocol, which names the kind, takes it.
+
+Floats of which none is above 1/255 are refused as well, unless all are 0.0: they were divided by 255 twice.
 """
 
 from itertools import chain
@@ -23,6 +25,9 @@ Numbers = npt.NDArray[Any]
 
 _TOLERANCE: Final = 1e-6
 """Of floats around 0 and 1: float32 arithmetic leaves 1.0000001."""
+
+_MOST_LEVELS: Final = 4
+"""Of lists within lists: images, rows, columns, channels."""
 
 _WORDS: Final = {
     bool: "true or false",
@@ -45,12 +50,14 @@ def pixels_from_lists(image: list[Any], where: str) -> Pixels:
 
 
 def flatten(values: list[Any], where: str) -> tuple[list[Any], tuple[int, ...]]:
-    """The innermost values of nested lists, in order, and the lists' shape. ApiError 422 if they are ragged.
+    """The innermost values of nested lists, in order, and the lists' shape. ApiError 422 if ragged or too deep.
 
     Level by level, in loops that run in C: 5 ms for 224x224x3.
     """
     shape = [len(values)]
     while values and type(values[0]) is list:
+        if len(shape) == _MOST_LEVELS:
+            raise bad_array(where, f"lists lie more than {_MOST_LEVELS} deep: send each image as (height, width, 3)")
         if set(map(type, values)) != {list}:
             place = next(number for number, value in enumerate(values) if type(value) is not list)
             raise bad_array(where, f"{_place(place, shape)} is not a list like the ones beside it")
@@ -67,7 +74,11 @@ def flatten(values: list[Any], where: str) -> tuple[list[Any], tuple[int, ...]]:
 
 def _place(flat: int, shape: list[int]) -> str:
     """[row][column] of a position in the flattened level."""
-    return "".join(f"[{int(index)}]" for index in np.unravel_index(flat, tuple(shape)))
+    text = ""
+    for size in reversed(shape):
+        flat, index = divmod(flat, size)
+        text = f"[{index}]{text}"
+    return text
 
 
 def numbers_of(leaves: list[Any], where: str) -> Numbers:
@@ -104,6 +115,11 @@ def as_pixels(image: Numbers, where: str) -> Pixels:
         # Written so that NaN, which compares false, is refused.
         if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):
             raise bad_array(where, _wrong_floats(float(low), float(high)))
+        if 0 < high <= 1 / 255 + _TOLERANCE:
+            problem = (
+                f"floats from {low:.6g} to {high:.6g}, all but black: divided by 255 twice? Divide pixels by 255 once"
+            )
+            raise bad_array(where, problem)
         scaled: Numbers = np.rint(np.clip(image, 0, 1) * 255)
         return scaled.astype(np.uint8, order="C")
     if low < 0 or high > 255:
