@@ -1,4 +1,4 @@
-"""One shape for everything that goes wrong: {"error": {"code", "message"}}. No traceback leaves the server."""
+"""Everything that goes wrong is answered in the one form of its path. No traceback leaves the server."""
 
 import logging
 import re
@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.protocols.errorforms import error_body
 from serve.scopestate import noted
 
 logger = logging.getLogger("eagleray.serve")
@@ -29,8 +30,11 @@ class ApiError(Exception):
         self.headers = headers
 
 
-def error_response(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
+def error_response(
+    status: int, code: str, message: str, headers: Mapping[str, str] | None = None, *, path: str = ""
+) -> JSONResponse:
+    """An error in the form of its path; without a path in our own."""
+    return JSONResponse(error_body(path, code, message), status, headers)
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -40,27 +44,29 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_middleware(_LastResort)
 
 
-async def _on_api_error(_: Request, error: Exception) -> JSONResponse:
+async def _on_api_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ApiError)
-    return error_response(error.status, error.code, error.message, error.headers)
+    return error_response(error.status, error.code, error.message, error.headers, path=request.scope["path"])
 
 
 async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    path = request.url.path
-    if error.status_code == 404:
-        return error_response(404, "not_found", f"nothing at {path}: see /docs for what this endpoint answers")
-    if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "another method")
-        message = f"{request.method} is not allowed on {path}: use {allowed}"
-        return error_response(405, "method_not_allowed", message, error.headers)
-    return error_response(error.status_code, "http_error", str(error.detail), error.headers)
+    path, status, headers = request.scope["path"], error.status_code, error.headers
+    if status == 404:
+        return error_response(
+            404, "not_found", f"nothing at {path}: see /docs for what this endpoint answers", path=path
+        )
+    if status == 405:
+        message = f"{request.method} is not allowed on {path}: use {(headers or {}).get('Allow', 'another method')}"
+        return error_response(405, "method_not_allowed", message, headers, path=path)
+    return error_response(status, "http_error", str(error.detail), headers, path=path)
 
 
-async def _on_validation_error(_: Request, error: Exception) -> JSONResponse:
+async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-    return error_response(422, "invalid_request", f"{problems}: see /docs for the form of a request")
+    message = f"{problems}: see /docs for the form of a request"
+    return error_response(422, "invalid_request", message, path=request.scope["path"])
 
 
 class _LastResort:
@@ -93,7 +99,7 @@ class _LastResort:
             logger.exception("request %s failed", request_id)
             if not started:
                 message = f"the server failed on this request: report it with the request id {request_id}"
-                await error_response(500, "internal", message)(scope, receive, send)
+                await error_response(500, "internal", message, path=scope["path"])(scope, receive, send)
 
 
 def _request_id(scope: Scope) -> str:

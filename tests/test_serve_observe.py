@@ -196,9 +196,11 @@ def test_an_exception_of_the_layers_between_is_answered_too(
     assert (reply.status, reply.code, reply.headers["x-request-id"]) == (500, "internal", "find-me")
     assert "secret" not in reply.body.decode()
     assert "find-me" in caplog.text
+    other = asked(Observed(broken(KeyError("secret")), observer), target="/v2/models/m/infer")
+    assert isinstance(json.loads(other.body)["error"], str)  # in the form of its path
     late = asked(Observed(broken(KeyError("secret"), after=(START,)), observer))
     assert (late.status, late.body) == (200, b"")  # it had begun: the server cuts the connection
-    assert counted(observer, sink, "requests") == {("", "other", "500", "POST"): 2}
+    assert counted(observer, sink, "requests") == {("", "other", "500", "POST"): 3}
 
 
 async def nothing(_scope: Scope, _receive: Receive, _send: Send) -> None:

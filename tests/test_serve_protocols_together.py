@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from serve.endpoint import Answered, Image
+from models.bundle import BundleInfo
+from serve.endpoint import Answer, Answered, Image
 from serve.protocols.errorforms import error_body
 from serve.scopestate import note, noted
 from tests.protocols import Recorder, app_around, close, floats, pixels, protocol_app
@@ -125,6 +126,54 @@ def test_a_slow_body_is_given_up(tiny_bundle: str, path: str, kind: str, body: b
 )
 def test_the_form_of_an_error_is_that_of_its_path(path: str, form: dict[str, Any]) -> None:
     assert error_body(path, "a_code", "words") == form
+
+
+class Broken:
+    """A model that answers its warm-up and then fails in a way that nobody expected."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self.ready = False
+
+    @property
+    def info(self) -> BundleInfo:
+        return self._recorder.info
+
+    def predict(self, images: Sequence[Image]) -> list[Answer]:
+        if self.ready:
+            raise ZeroDivisionError("a secret of the server")
+        return self._recorder.predict(images)
+
+
+@pytest.mark.parametrize(("path", "kind", "body"), [*REQUESTS, ("/predict", "image/png", picture(1))])
+def test_what_nobody_expected_has_the_form_of_its_path(tiny_bundle: str, path: str, kind: str, body: bytes) -> None:
+    broken = Broken(Recorder(tiny_bundle))
+    _, app = plain_endpoint(tiny_bundle, model=broken)
+    broken.ready = True
+    response = Client(app).post(path, content=body, headers={"content-type": kind, "x-request-id": "the-id"})
+    message = "the server failed on this request: report it with the request id the-id"
+    assert (response.status_code, response.json()) == (500, error_body(path, "internal", message))
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("POST", "/v1/nothing", 404, "not_found"),
+        ("GET", "/v2/nothing", 404, "not_found"),
+        ("GET", "/endpoints/eagleray/nothing", 404, "not_found"),
+        ("GET", "/nothing", 404, "not_found"),
+        ("GET", "/v2/models/eagleray/infer", 405, "method_not_allowed"),
+        ("GET", "/v1/models/eagleray:predict", 405, "method_not_allowed"),
+        ("GET", "/invocations", 405, "method_not_allowed"),
+        ("GET", "/predict", 405, "method_not_allowed"),
+    ],
+)
+def test_wrong_paths_and_methods_have_it_too(tiny_bundle: str, method: str, path: str, status: int, code: str) -> None:
+    response = Client(plain_endpoint(tiny_bundle)[1]).request(method, path)
+    found = response.json()
+    message = found["error"] if isinstance(found["error"], str) else found["error"]["message"]
+    assert (response.status_code, found) == (status, error_body(path, code, message))
+    assert message
 
 
 def test_openapi_names_every_route_once(tiny_bundle: str) -> None:

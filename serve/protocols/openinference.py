@@ -17,7 +17,7 @@ from serve.endpoint import Endpoint, Loaded
 from serve.errors import ApiError
 from serve.protocols.answering import VERSION, loaded_as, predicted
 from serve.protocols.jsonbody import read_decoded
-from serve.protocols.shapes import ModelName, ModelVersion, ProtocolRoute, TextError, posted, problems
+from serve.protocols.shapes import ModelName, ModelVersion, TextError, posted, problems
 from serve.protocols.tensors import DATATYPES, OUTPUTS, decode, output_tensor
 from serve.protocols.tfserving import EXAMPLE_B64
 
@@ -151,7 +151,7 @@ def _answers(model: type[BaseModel], *statuses: int) -> dict[str, Any]:
 
 def router(endpoint: Endpoint) -> APIRouter:
     """/v2, /v2/health/live, /v2/health/ready, and /v2/models/NAME[/versions/1][/ready or /infer]."""
-    routes = APIRouter(route_class=ProtocolRoute, tags=["Open Inference Protocol v2"])
+    routes = APIRouter(tags=["Open Inference Protocol v2"])
     _add_server(routes, endpoint)
     _add_model(routes, endpoint)
     described: dict[str, Any] = {

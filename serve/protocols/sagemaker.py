@@ -16,7 +16,7 @@ from serve.body import read_body
 from serve.endpoint import Endpoint, Loaded
 from serve.errors import ApiError
 from serve.protocols.answering import Predicted, loaded_as, predicted
-from serve.protocols.shapes import ModelName, ProtocolRoute, RuntimeErrorAnswer, posted, problems
+from serve.protocols.shapes import ModelName, RuntimeErrorAnswer, posted, problems
 from serve.protocols.tfserving import JSON_SCHEMA, PredictionsAnswer, predict_json
 
 _IMAGE_TYPES: Final = ("image/jpeg", "image/png", "application/x-image")
@@ -43,7 +43,7 @@ class VerboseAnswer(BaseModel):
 
 def router(endpoint: Endpoint) -> APIRouter:
     """POST /invocations, POST /endpoints/NAME/invocations and GET /ping."""
-    routes = APIRouter(route_class=ProtocolRoute, tags=["Amazon SageMaker"])
+    routes = APIRouter(tags=["Amazon SageMaker"])
     image = {"schema": {"type": "string", "format": "binary", "description": "One encoded image."}}
     content = {**dict.fromkeys(_IMAGE_TYPES, image), _JSON: JSON_SCHEMA}
     described: dict[str, Any] = {

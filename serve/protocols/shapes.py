@@ -1,17 +1,9 @@
-"""What the protocols' routes share: the form of their errors, and how OpenAPI describes them."""
+"""What the protocols' routes share: how OpenAPI describes their paths and their errors."""
 
-from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, Final, TypeAlias
 
 from fastapi import Path
-from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
-from starlette.requests import Request
-from starlette.responses import Response
-
-from serve.errors import ApiError
-from serve.protocols.errorforms import error_body
 
 ModelName: TypeAlias = Annotated[
     str, Path(description="The name of the model that this endpoint serves.", examples=["eagleray"])
@@ -41,22 +33,6 @@ class RuntimeErrorAnswer(BaseModel):
     error: RuntimeErrorDetail
     code: str = Field(description="As in `error`.")
     message: str = Field(description="As in `error`.")
-
-
-class ProtocolRoute(APIRoute):
-    """A route whose errors have the form that its protocol publishes."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def handled(request: Request) -> Response:
-            try:
-                return await handle(request)
-            except ApiError as error:
-                body = error_body(request.scope["path"], error.code, error.message)
-                return JSONResponse(body, error.status, error.headers)
-
-        return handled
 
 
 _PROBLEMS: Final = {

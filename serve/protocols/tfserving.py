@@ -15,7 +15,7 @@ from serve.protocols.answering import VERSION, Predicted, loaded_as, predicted
 from serve.protocols.arrays import pixels_from_lists
 from serve.protocols.encoded import blob_of
 from serve.protocols.jsonbody import kind_of, parse, read_decoded
-from serve.protocols.shapes import ModelName, ModelVersion, ProtocolRoute, TextError, posted, problems
+from serve.protocols.shapes import ModelName, ModelVersion, TextError, posted, problems
 from serve.settings import EndpointConfig
 
 EMPTY: Final = 'the body is empty: send {"instances": [...]} as JSON'
@@ -100,7 +100,7 @@ class Batch:
 
 def router(endpoint: Endpoint) -> APIRouter:
     """POST /v1/models/NAME:predict and GET /v1/models/NAME, both also with /versions/1."""
-    routes = APIRouter(route_class=ProtocolRoute, tags=["TensorFlow Serving"])
+    routes = APIRouter(tags=["TensorFlow Serving"])
     answers = {200: {"model": PredictionsAnswer | OutputsAnswer}, **posted(TextError, 404)}
     described: dict[str, Any] = {"description": _ABOUT, "response_model": None, "responses": answers}
     described["openapi_extra"] = {"requestBody": {"required": True, "content": {"application/json": JSON_SCHEMA}}}

@@ -68,7 +68,8 @@ class Observed:
         if not begun:
             message = f"the server failed on this request: report it with the request id {request_id}"
             with contextlib.suppress(OSError):  # nobody listens
-                await error_response(500, "internal", message)(scope, seen.receive, seen.send)
+                answer = error_response(500, "internal", message, path=scope["path"])
+                await answer(scope, seen.receive, seen.send)
 
     def _tell(self, scope: Scope, seen: "_Seen", request_id: str) -> None:
         method, images = scope["method"], str(scope["state"].get("images", ""))
