@@ -209,6 +209,59 @@ def test_a_second_promotion_is_refused_and_harms_nobody(cluster: Cluster) -> Non
     assert "is under way" in second[0].reason
 
 
+def leave(cluster: Cluster, name: str = "other") -> None:
+    """A command's first change, and no question yet."""
+    other = {"bundle": "new", "promotion": name, "share": 0.0, **LIMITS}
+    cluster.put({**cluster.user_config, "candidate": other})
+
+
+def test_one_that_has_just_begun_is_not_taken_for_a_leftover(cluster: Cluster) -> None:
+    """Its command's first question comes seconds after its first change."""
+    leave(cluster)
+    cluster.requests_a_second = 0
+    slept = cluster.sleep
+    looks: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept(seconds)
+        looks.append(seconds)
+        if len(looks) == 5:
+            cluster.promotion(watching="other")
+
+    cluster.sleep = sleep  # type: ignore[method-assign]
+    outcome = promote(cluster)
+    assert outcome.result == "refused"
+    assert "led by another command" in outcome.reason
+    assert len(looks) == 5
+    assert cluster.user_config["candidate"]["promotion"] == "other"
+
+
+def test_one_that_nobody_ever_asked_about_is_cleared_away_once_it_is_old_enough(cluster: Cluster) -> None:
+    leave(cluster)
+    cluster.promotion()
+    cluster.requests_a_second = 8
+    begun, said = cluster.clock.now, list[str]()
+    cleared: list[float] = []
+    put = cluster.put
+
+    def see(wanted: Mapping[str, Any]) -> None:
+        cleared.append(cluster.clock.now)
+        put(wanted)
+
+    cluster.put = see  # type: ignore[method-assign]
+    assert promote(cluster, said=said).result == "promoted"
+    assert "clearing away promotion other, whose command is gone" in said
+    assert cleared[0] >= begun + 30
+
+
+def test_what_takes_the_place_of_a_leftover_is_not_cleared_away(cluster: Cluster) -> None:
+    leave(cluster)
+    with pytest.raises(EndedError, match="another promotion has taken its place"):
+        change(cluster).abort("older")
+    assert cluster.user_config["candidate"]["promotion"] == "other"
+    assert change(cluster).abort("other").result == "aborted"
+
+
 def test_of_two_that_begin_at_once_one_goes_on(cluster: Cluster) -> None:
     """Ray takes the later PUT. Who finds another's candidate leaves it alone."""
     other = {"bundle": "new", "promotion": "other", "share": 0.0, **LIMITS}

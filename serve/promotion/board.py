@@ -48,6 +48,8 @@ class Report:
 class _Promotion:
     """What the board knows of one: the newest report of each replica, by stage."""
 
+    begun_at: float
+    """When this board first heard of it."""
     stages: dict[float, dict[str, tuple[Report, float]]] = field(default_factory=dict)
     rolled_back: Verdict | None = None
     watched_at: float | None = None
@@ -83,6 +85,7 @@ class Board:
             "decision": verdict.decision,
             "reasons": list(verdict.reasons),
             "watched_s": None if watched is None else now - watched,
+            "age_s": now - known.begun_at,
             "counts": {name: value for name, value in vars(counts).items() if isinstance(value, int)},
             "old_seconds": counts.old_seconds.median(),
             "new_seconds": counts.new_seconds.median(),
@@ -101,7 +104,7 @@ class Board:
 
     def _of(self, promotion: str) -> _Promotion:
         if promotion not in self._promotions:
-            self._promotions[promotion] = _Promotion()
+            self._promotions[promotion] = _Promotion(self._clock())
             for old in list(self._promotions)[:-_KEPT_PROMOTIONS]:
                 del self._promotions[old]
         return self._promotions[promotion]

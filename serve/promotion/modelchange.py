@@ -108,11 +108,17 @@ class ModelChange:
         self.wait_in_service(previous, model, otherwise=app)
         return self.outcome("went back", f"model {model} ({previous}) is in service again, in the place of {now}")
 
-    def abort(self) -> Outcome:
-        """End the promotion under way, whoever began it; the model in service stays."""
+    def abort(self, promotion: str = "") -> Outcome:
+        """End the promotion under way, whoever began it; the model in service stays.
+
+        `promotion`: end this one alone. LostError where another has taken its place.
+        """
         app = self.application()
-        if not app.user_config.get("candidate"):
+        candidate = app.user_config.get("candidate")
+        if not candidate:
             return self.outcome("nothing to do", "nothing is being promoted")
+        if promotion and candidate["promotion"] != promotion:
+            raise LostError("another promotion has taken its place")
         self.put(app, candidate=None)
         self.wait_settled()
         return self.outcome("aborted", f"the promotion is ended; {app.user_config['bundle']} stays in service")

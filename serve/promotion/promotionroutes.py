@@ -34,6 +34,7 @@ class PromotionAnswer(BaseModel):
     decision: Decision | None = Field(default=None, description="What is to be done in this stage.")
     reasons: list[str] | None = Field(default=None, description="Why, in words.")
     watched_s: float | None = Field(default=None, description="Seconds since the command that promotes last asked.")
+    age_s: float | None = Field(default=None, description="Seconds since the replicas first reported of it.")
     counts: dict[str, int] | None = Field(default=None, description="What all replicas counted in this stage.")
     old_seconds: float | None = Field(default=None, description="Median seconds an image of the model in service.")
     new_seconds: float | None = Field(default=None, description="Median seconds an image of the new model.")

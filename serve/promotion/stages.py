@@ -108,17 +108,27 @@ class Promotion:
         return state
 
     def _clear_leftover(self, name: str, state: Mapping[str, Any]) -> None:
-        if state.get("promotion") != name:
-            raise EndedError("refused", f"promotion {name} is under way, or was left behind: --abort ends it")
-        watched = state.get("watched_s")
-        if watched is not None and watched < _ALIVE_S:
-            raise EndedError(
-                "refused",
-                f"promotion {name} is under way, led by another command {watched:.0f} s ago: wait for it, or end it "
-                "with --abort",
-            )
+        """End a promotion that nobody leads any more; EndedError where its command may live.
+
+        A command asks for the first time only after its first change, so a promotion of which nobody has asked yet is
+        looked at until it is old enough.
+        """
+        while True:
+            if state.get("promotion") != name:
+                raise EndedError("refused", f"promotion {name} is under way, or was left behind: --abort ends it")
+            watched = state.get("watched_s")
+            if watched is not None and watched < _ALIVE_S:
+                raise EndedError(
+                    "refused",
+                    f"promotion {name} is under way, led by another command {watched:.0f} s ago: wait for it, or end "
+                    "it with --abort",
+                )
+            if watched is not None or state["age_s"] >= _ALIVE_S:
+                break
+            self._change.sleep(self._change.poll_s)
+            state = self._first_answer()
         self._say(f"clearing away promotion {name}, whose command is gone")
-        self._change.abort()
+        self._change.abort(name)
 
     def _golden(self, bundle: str, config: Mapping[str, Any]) -> GoldenStage:
         with self._told("golden") as stage:
