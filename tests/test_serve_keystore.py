@@ -205,10 +205,13 @@ def test_a_file_that_others_may_change_or_whose_secrets_they_may_read_is_refused
     for mode in (0o620, 0o602):
         with pytest.raises(UserError, match="chmod 600"):
             Keys.open(write(path, hashed, mode=mode), {})
-    with pytest.raises(UserError, match="chmod 600") as error:
-        Keys.open(write(path, {**hashed, "aws_secret": SECRET}, mode=0o644), {})
-    assert SECRET not in str(error.value)
-    assert Keys.open(write(path, {**hashed, "aws_secret": SECRET}, mode=0o640), {}).secret_of("ana") == SECRET
+    for mode in (0o644, 0o640, 0o604):
+        with pytest.raises(UserError, match="chmod 600") as error:
+            Keys.open(write(path, {**hashed, "aws_secret": SECRET}, mode=mode), {})
+        assert SECRET not in str(error.value)
+    for mode in (0o600, 0o400):
+        assert Keys.open(write(path, {**hashed, "aws_secret": SECRET}, mode=mode), {}).secret_of("ana") == SECRET
+        path.chmod(0o600)  # to be written again
 
 
 def test_no_file_is_no_key(file: str, caplog: pytest.LogCaptureFixture) -> None:

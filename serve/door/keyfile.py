@@ -5,7 +5,9 @@
 A key is `er_` and 256 random bits as text. One SHA-256 of it is the right thing to keep: a slow, salted hash protects
 words that people choose and others can guess, and nobody guesses 256 bits; a slow hash would only cost each request.
 `aws_secret` (optional) lies there as it is, because a signature of AWS's kind can only be checked with the secret
-itself. So only keys made with `--aws` have one, and a file that holds one must be nobody else's to read.
+itself. So only keys made with `--aws` have one, and a file that holds one must be nobody else's to read, its group not
+excepted. Where a platform mounts files that the group reads (Kubernetes with an fsGroup), give such keys in the
+environment instead (EAGLERAY_KEYS): a key there is its own secret.
 """
 
 import contextlib
@@ -100,8 +102,11 @@ def read(path: str) -> tuple[Entry, ...]:
     if len(blob) > _LARGEST_BYTES:
         raise UserError(f"{path}: larger than {_LARGEST_BYTES // 2**20} MiB; is this the key file?")
     entries = _parsed(path, blob)
-    if status.st_mode & 0o004 and any(entry.aws_secret for entry in entries):
-        raise UserError(f"{path}: everyone on this machine may read the AWS secrets in it; chmod 600 it")
+    if status.st_mode & 0o044 and any(entry.aws_secret for entry in entries):
+        raise UserError(
+            f"{path}: others (its group, or everyone on this machine) may read the AWS secrets in it; chmod 600 it, "
+            "or give these keys in EAGLERAY_KEYS"
+        )
     return entries
 
 
