@@ -24,6 +24,7 @@ from tests.images_zoo import zoo
 from tests.serving import Client, files, picture, plain_endpoint
 
 ROOMY = 2**30
+INVISIBLE = "\u200b\u00ad\u200f\u061c\u3164\u115f\u1160\uffa0\u2800\u034f\u2060\u180e\ufe0f\U000e0041\U000e0100"
 
 
 def client_of(bundle: str, folder: Path | str, **settings: Any) -> Client:
@@ -141,6 +142,7 @@ def test_each_image_of_the_zoo_is_kept_with_its_formats_suffix_or_refused_by_nam
         ("a\x00b", "cannot be seen"),
         ("\u202egnp.exe", "cannot be seen"),
         ("x" * 101, "101 characters"),
+        ("\u0301", "nothing that can be seen"),
     ],
 )
 def test_labels_that_cannot_be_kept(tiny_bundle: str, tmp_path: Path, label: str, says: str) -> None:
@@ -148,6 +150,26 @@ def test_labels_that_cannot_be_kept(tiny_bundle: str, tmp_path: Path, label: str
     assert (response.status_code, code_of(response)) == (422, "bad_label")
     assert says in response.json()["error"]["message"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_label_of_what_nobody_sees_is_refused_and_every_script_is_kept(tiny_bundle: str, tmp_path: Path) -> None:
+    client = client_of(tiny_bundle, tmp_path)
+    # Those that join or part letters stay between letters of scripts that need them: Persian, Hindi, Sinhala.
+    persian, misplaced = "می\u200cکنم", ("cr\u200dab", "می\u200c", "\u200dمی", "می\u200c\u200cکنم")
+    for label in (*INVISIBLE, *(f"cr{c}ab" for c in INVISIBLE), *misplaced):
+        response = correct(client, picture(1), label)
+        assert (response.status_code, code_of(response)) == (422, "bad_label")
+        assert "seen" in response.json()["error"]["message"]
+    assert list(tmp_path.iterdir()) == []
+    for label in (persian, "क्\u200dष", "ශ්\u200dරී", "ネコ", "?", "naïve “sea”, 5°", "Ελλάδα 2"):
+        response = correct(client, picture(1), label)
+        assert (response.status_code, response.json()["label"]) == (200, label)
+
+
+def test_a_group_is_seen_as_well_and_what_a_model_said_is_as_it_said_it(tiny_bundle: str, tmp_path: Path) -> None:
+    client = client_of(tiny_bundle, tmp_path)
+    assert code_of(correct(client, picture(1), "crab", group="di\u200bve")) == "bad_group"
+    assert correct(client, picture(1), "crab", group="", predicted="cr\u00adab").status_code == 200
 
 
 def test_other_forms_that_are_refused(tiny_bundle: str, tmp_path: Path) -> None:

@@ -22,6 +22,13 @@ MOST_CHARACTERS: Final = 100
 # Controls, line ends, halves of characters, and what turns the direction of the text around it.
 _UNPRINTABLE: Final = ("Cc", "Cs", "Co", "Zl", "Zp")
 _TURNING: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
+# Unicode counts these as letters, marks or symbols, and nobody sees them: fillers, the blank of Braille, the joiner of
+# graphemes, variation selectors.
+_BLANK: Final = frozenset(
+    "\u115f\u1160\u3164\uffa0\u2800\u034f\u17b4\u17b5\u180b\u180c\u180d\u180f"
+    + "".join(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
+)
+_JOINERS: Final = "\u200c\u200d"
 
 _ABOUT = """Send one image as `multipart/form-data` with a field `label`: what it really shows.
 
@@ -148,6 +155,9 @@ async def _read(request: Request, config: EndpointConfig) -> Correction:
 def _name(field: str, text: str, *, needed: bool = False) -> str:
     """A label or group, which must come back from the table as it is: so no apostrophe can make a formula harmless."""
     text = unicodedata.normalize("NFC", _text(field, text))
+    if (unseen := _unseen(text)) or (text and not any(unicodedata.category(c)[0] in "LNPS" for c in text)):
+        which = f"holds U+{ord(unseen):04X}, which cannot be seen" if unseen else "holds nothing that can be seen"
+        raise ApiError(422, f"bad_{field}", f"the field {field} {which}: write it in plain text")
     if needed and not text:
         raise ApiError(422, f"bad_{field}", f"the field {field} is missing or empty: say what the image shows")
     if spreadsheet_safe(text) != text:
@@ -156,6 +166,22 @@ def _name(field: str, text: str, *, needed: bool = False) -> str:
         )
         raise ApiError(422, f"bad_{field}", message)
     return text
+
+
+def _unseen(text: str) -> str:
+    """The first character that nobody can see, or an empty text: with it two labels may look like one."""
+    for place, c in enumerate(text):
+        if c in _JOINERS and 0 < place < len(text) - 1 and _joins(text[place - 1]) and _joins(text[place + 1]):
+            continue
+        if c in _BLANK or unicodedata.category(c) == "Cf":
+            return c
+    return ""
+
+
+def _joins(c: str) -> bool:
+    """Whether it is a letter (or its mark) of a script that writes with joiners, as Persian and those of India do."""
+    scripts = "\u0600" <= c < "\u1e00" or "\ua800" <= c < "\uac00" or "\U00010a00" <= c < "\U00012000"
+    return scripts and unicodedata.category(c)[0] in "LM"
 
 
 def _text(field: str, text: str) -> str:
