@@ -38,7 +38,10 @@ _REFUSED: Final = {
 def build_api(endpoint: Endpoint) -> FastAPI:
     """The routes around one endpoint, without keys and counting: `application.py` puts those around them."""
     # FastAPI's own documentation pages load their scripts from elsewhere; `pages.py` has one that does not.
-    api = _Described(title="eagleray", description=_ABOUT, version="1", redoc_url=None, docs_url=None)
+    # No redirects for a slash too many: they would lead to whatever host the request names.
+    api = _Described(
+        title="eagleray", description=_ABOUT, version="1", redoc_url=None, docs_url=None, redirect_slashes=False
+    )
     install_error_handlers(api)
     for part in (predictroutes, sagemaker, tfserving, openinference, correctionroutes, promotionroutes, pages):
         api.include_router(part.router(endpoint))

@@ -94,6 +94,7 @@ def test_a_body_over_the_limit_is_refused_whether_it_announces_its_size_or_not(c
         assert response.status_code == 413
         assert code_of(response) == "body_too_large"
         assert "1 MiB" in response.json()["error"]["message"]
+        assert response.headers["connection"] == "close"  # or the server would read on, for as long as it comes
     assert client.post("/predict", files=files([bytes(MIB)])).status_code == 413
     assert client.post("/predict", content=chunks(MIB)).status_code == 200  # at the limit: an image that fails
 
@@ -222,6 +223,13 @@ def test_an_unexpected_exception_stays_on_the_server(predictor: Predictor, caplo
     assert "abc__123_" in response.text
     assert "abc__123_" in caplog.text
     assert "a secret of the server" in caplog.text
+
+
+def test_a_slash_too_many_is_no_redirect_to_a_host_that_the_client_names(client: Client) -> None:
+    for method, path in (("GET", "/model/"), ("POST", "/predict/"), ("GET", "/v2/models/eagleray/")):
+        response = client.request(method, path, headers={"host": "elsewhere.example"})
+        assert response.status_code == 404
+        assert "location" not in response.headers
 
 
 def test_nothing_answers_before_the_model_is_loaded() -> None:
