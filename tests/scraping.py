@@ -67,8 +67,11 @@ def prometheus(folder: Path) -> Iterator[httpx.Client]:
 def asked(client: httpx.Client, expression: str) -> list[tuple[dict[str, str], float]]:
     """Labels and value of each row that Prometheus answers now; [] while it is not up."""
     try:
-        answer = client.get("/api/v1/query", params={"query": expression}).json()
+        response = client.get("/api/v1/query", params={"query": expression})
     except httpx.TransportError:
         return []
+    if response.status_code == 503:  # it listens before it is ready, and says so in plain text
+        return []
+    answer = response.json()
     assert answer["status"] == "success", answer
     return [(row["metric"], float(row["value"][1])) for row in answer["data"]["result"]]
