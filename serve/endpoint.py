@@ -155,7 +155,7 @@ class Endpoint:
         before = self._active
         same = before is not None and _how_loaded(before.config) == _how_loaded(config)
         model = before.model if before is not None and same else await self.candidates.take(config)
-        if model is None:
+        if model is None or config.model not in ("", model.info.id):
             model = await asyncio.to_thread(self._load_and_try, config)
         if before is None or before.config != config:
             self._active = Loaded(model, config)
@@ -178,6 +178,12 @@ class Endpoint:
 
     def _load_and_try(self, config: EndpointConfig) -> Model:
         model = self._load(config)
+        if config.model not in ("", model.info.id):
+            raise UserError(
+                f"{config.bundle} holds the model {model.info.id} now, not {config.model}, which was chosen from it: "
+                "put its files back, or copy the new ones to a folder of their own and promote that one "
+                "(serve/promote.py)"
+            )
         warm_up(model, config.max_batch_size)
         return model
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import tyro
 
-from data import store
 from data.checks import above_zero
 from data.commandline import run_command
 from data.errors import UserError
@@ -85,10 +84,17 @@ def _promote(config: PromoteConfig) -> int:
     from serve.promotion.serveapi import ServeApi, ray_token
     from serve.promotion.stages import Plan, Promotion
     from serve.running.note import Running
+    from serve.settings import pinned
 
     def check(bundle: str, settings: Mapping[str, Any]) -> GoldenStage:
-        threads = int(settings.get("threads", 0))
-        return check_bundles(bundle, settings["bundle"], config.limits, threads=threads, cache_dir=config.cache_dir)
+        return check_bundles(
+            bundle,
+            settings["bundle"],
+            config.limits,
+            old_model=str(settings.get("model") or ""),
+            threads=int(settings.get("threads", 0)),
+            cache_dir=config.cache_dir,
+        )
 
     url, dashboard = config.endpoint, config.dashboard
     if not url:
@@ -113,7 +119,7 @@ def _promote(config: PromoteConfig) -> int:
                 if config.without_traffic
                 else None
             )
-            outcome = Promotion(change, plan, check, traffic=traffic, say=say).run(store.absolute(config.bundle))
+            outcome = Promotion(change, plan, check, traffic=traffic, say=say).run(pinned(config.bundle))
     except EndedError as error:
         outcome = Outcome(error.result, str(error))
     say(f"{outcome.result}: {outcome.reason}" + ("" if outcome.done else f"; in service: {outcome.model or 'unknown'}"))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ class CandidateConfig(Limits):
     """Share of the requests that the candidate answers. 0 is shadow traffic: the model in service answers all."""
     shadow: float = 1.0
     """Share of the requests that are also shown to the model that does not answer them, to compare the two."""
+    model: str = ""
+    """The id that the bundle had when it was checked; see EndpointConfig."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,7 +84,12 @@ class EndpointConfig:
     """Most MiB of their images."""
     previous: str = ""
     """The bundle that was in service before this one: what `serve/promote.py --rollback` goes back to."""
-    # No flag: only a promotion sets it.
+    # No flags: only the command that starts an endpoint and promotions set these.
+    model: Annotated[str, tyro.conf.Suppress] = ""
+    """The id of the model that `bundle` held when it came into service. A replica that starts later loads no other,
+    whatever lies at that path by then. Empty takes what is there."""
+    previous_model: Annotated[str, tyro.conf.Suppress] = ""
+    """The same of `previous`."""
     candidate: Annotated[CandidateConfig | None, tyro.conf.Suppress] = None
     """The model on trial, while a promotion runs."""
 
@@ -173,10 +181,10 @@ class ServeConfig:
         """Make the paths absolute and the number of threads explicit, once."""
         endpoint = dataclasses.replace(
             self.endpoint,
-            bundle=store.absolute(self.endpoint.bundle),
+            bundle=pinned(self.endpoint.bundle),
             keys=_absolute(self.endpoint.keys),
             corrections=_absolute(self.endpoint.corrections),
-            previous=_absolute(self.endpoint.previous),
+            previous=pinned(self.endpoint.previous) if self.endpoint.previous else "",
             # Left empty it is the user's folder where the replica runs, which need not be this machine.
             cache_dir=cachefolder.resolve(self.endpoint.cache_dir) if self.endpoint.cache_dir else "",
             threads=self.endpoint.threads or max(1, math.floor(self.cpus_per_replica)),
@@ -196,6 +204,12 @@ class ServeConfig:
         endpoint = {name: value for name, value in arguments.items() if name in inner}
         outer = {name: value for name, value in arguments.items() if name not in inner}
         return _checked(cls, {**outer, "endpoint": _checked(EndpointConfig, endpoint)})
+
+
+def pinned(bundle: str) -> str:
+    """A bundle's folder itself, where `bundle` leads to it through a link such as runs/latest, which moves on."""
+    path = store.absolute(bundle)
+    return path if store.is_remote(path) else os.path.realpath(path)
 
 
 def _absolute(path: str) -> str:

@@ -151,7 +151,8 @@ class Cluster:
         self.clock, self.board = first.clock, HeardBoard(first.clock)
         self.old, self.new = first.old, first.new
         self.labs = [Lab(bundle, board=self.board, replica=f"r{n}", clock=self.clock) for n in range(replicas)]
-        self.user_config: dict[str, Any] = {"bundle": "old", "auth": "off", "previous": "", "candidate": None}
+        names = {"bundle": "old", "model": "old", "previous": "", "previous_model": ""}
+        self.user_config: dict[str, Any] = {**names, "auth": "off", "candidate": None}
         self.requests_a_second = 40
         self.answered: list[str] = []
         """Ids of the models that answered the users."""

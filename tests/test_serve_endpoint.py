@@ -3,11 +3,14 @@
 import asyncio
 import dataclasses
 import json
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tyro
 
 from data.errors import UserError
 from data.images import Failure
@@ -16,7 +19,7 @@ from models.predictor import Prediction, Predictor
 from serve import endpoint as endpoint_module
 from serve.endpoint import Answer, Answered, Endpoint, Image, Loaded, Model, load_predictor
 from serve.errors import ApiError
-from serve.settings import CandidateConfig, EndpointConfig, ServeConfig
+from serve.settings import CandidateConfig, EndpointConfig, ServeConfig, pinned
 from tests.serving import picture, write_tiny_bundle
 
 
@@ -87,6 +90,32 @@ def test_equal_settings_do_not_load_again(bundles: tuple[str, str]) -> None:
 
     asyncio.run(run())
     assert [config.max_batch_size for config in loads] == [16, 3]
+
+
+def test_a_path_that_holds_another_model_by_now_is_not_loaded(bundles: tuple[str, str], tmp_path: Path) -> None:
+    place = tmp_path / "bundle"
+
+    async def run() -> None:
+        shutil.copytree(bundles[0], place)
+        first = Endpoint()
+        await first.reconfigure({"bundle": str(place)})
+        model = in_service(first).info.id
+        asked = {"bundle": str(place), "model": model}
+        await first.reconfigure(asked)
+        shutil.rmtree(place)
+        shutil.copytree(bundles[1], place)
+        await first.reconfigure({**asked, "max_files": 3})  # the model in service is the right one
+        assert in_service(first).info.id == model
+        late = Endpoint()
+        with pytest.raises(UserError, match=f"not {model}, which was chosen from it: put its files back"):
+            await late.reconfigure(asked)
+        assert late.active is None
+        await late.reconfigure({"bundle": str(place)})
+        other = in_service(late).info.id
+        await first.reconfigure({**asked, "model": other})  # asked for by its id, at the same path
+        assert in_service(first).info.id == other
+
+    asyncio.run(run())
 
 
 class Bent:
@@ -247,3 +276,18 @@ def test_paths_and_threads_are_resolved_once(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     resolved = ServeConfig(EndpointConfig("b", cache_dir="~/copies")).resolved()
     assert resolved.endpoint.cache_dir == str(tmp_path / "home" / "copies")
+
+
+def test_a_link_is_followed_once(tmp_path: Path) -> None:
+    first, latest = tmp_path / "first", tmp_path / "latest"
+    (first / "bundle").mkdir(parents=True)
+    latest.symlink_to(first)
+    resolved = ServeConfig(EndpointConfig(f"{latest}/bundle", previous=f"{latest}/bundle")).resolved()
+    assert resolved.endpoint.bundle == resolved.endpoint.previous == os.path.realpath(first / "bundle")
+    assert pinned("s3://bucket/latest/bundle/") == "s3://bucket/latest/bundle"
+    assert ServeConfig(EndpointConfig("b")).resolved().endpoint.previous == ""
+
+
+def test_nobody_names_the_model_on_the_command_line() -> None:
+    with pytest.raises(SystemExit):
+        tyro.cli(ServeConfig, args=["--bundle", "b", "--model", "abc"], config=(tyro.conf.OmitArgPrefixes,))

@@ -47,6 +47,13 @@ def test_a_good_bundle_is_described(bundles: tuple[str, str]) -> None:
     assert found.new.id != Predictor.load(old).info.id
 
 
+def test_files_that_were_replaced_under_the_model_in_service_are_told_of(bundles: tuple[str, str]) -> None:
+    old, new = bundles
+    found = check_bundles(new, old, LIMITS, old_model="abc")
+    assert "but abc was put in service from there: put its files back first" in found.problems[0]
+    assert check_bundles(new, old, LIMITS, old_model=Predictor.load(old).info.id).problems == ()
+
+
 def test_a_bundle_without_golden_images_is_tried_as_far_as_can_be(bundles: tuple[str, str], tmp_path: Path) -> None:
     old = rewrite(bundles[0], str(tmp_path / "old"), lambda tensors: None)
     new = rewrite(bundles[0], str(tmp_path / "new"), lambda tensors: tensors[last_bias(tensors)].add_(1e-4))

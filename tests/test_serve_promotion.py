@@ -48,6 +48,11 @@ def promote(
     return Promotion(change(cluster, patience_s), whole, check, traffic=traffic, say=lines.append).run(bundle)
 
 
+def previous(name: str) -> dict[str, Any]:
+    """A toy's bundle is named like its model."""
+    return {"previous": name, "previous_model": name, "candidate": None}
+
+
 def test_a_good_model_comes_into_service(cluster: Cluster) -> None:
     said: list[str] = []
     outcome = promote(cluster, said=said)
@@ -55,7 +60,7 @@ def test_a_good_model_comes_into_service(cluster: Cluster) -> None:
     assert outcome.done
     assert outcome.model == "new"
     assert "--rollback goes back to old" in outcome.reason
-    assert cluster.user_config == {"bundle": "new", "auth": "off", "previous": "old", "candidate": None}
+    assert cluster.user_config == {"bundle": "new", "model": "new", "auth": "off", **previous("old")}
     assert [(stage["stage"], stage["passed"]) for stage in outcome.stages] == [
         (name, True) for name in ("golden", *STAGES, "full")
     ]
@@ -122,7 +127,7 @@ def test_one_with_other_classes_never_answers(cluster: Cluster) -> None:
 def test_one_that_was_changed_since_it_was_checked_is_taken_out(cluster: Cluster) -> None:
     checked = GoldenStage(dataclasses.replace(cluster.new.info, id="checked"), (), (), ())
     outcome = promote(cluster, golden=checked)
-    assert outcome.reason == "the replicas loaded new, but checked was checked"
+    assert "a replica could not load it: new holds the model new now, not checked" in outcome.reason
     assert cluster.user_config["candidate"] is None
 
 
@@ -138,7 +143,7 @@ def test_without_enough_requests_nothing_is_changed(cluster: Cluster) -> None:
     assert outcome.result == "stopped"
     assert "0 of 20 images compared" in outcome.reason
     assert "--without-traffic" in outcome.reason
-    assert cluster.user_config == {"bundle": "old", "auth": "off", "previous": "", "candidate": None}
+    assert cluster.user_config == {"bundle": "old", "model": "old", "auth": "off", **previous("")}
 
 
 def test_golden_images_may_stand_in_for_users(cluster: Cluster) -> None:
@@ -344,7 +349,7 @@ def test_a_model_that_replicas_do_not_take_in_the_end_is_taken_back(
     outcome = promote(cluster)
     assert outcome.result == "rolled back"
     assert "the endpoint answers with old, not with new" in outcome.reason
-    assert cluster.user_config == {"bundle": "old", "auth": "off", "previous": "", "candidate": None}
+    assert cluster.user_config == {"bundle": "old", "model": "old", "auth": "off", **previous("")}
 
 
 def test_a_model_that_ray_cannot_deploy_is_taken_back_at_once(
@@ -360,13 +365,13 @@ def test_a_model_that_ray_cannot_deploy_is_taken_back_at_once(
     outcome = promote(cluster)
     assert outcome.result == "rolled back"
     assert "answers with nothing (no space)" in outcome.reason
-    assert cluster.user_config == {"bundle": "old", "auth": "off", "previous": "", "candidate": None}
+    assert cluster.user_config == {"bundle": "old", "model": "old", "auth": "off", **previous("")}
 
 
 def test_going_back_to_what_does_not_come_is_undone(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serve.promotion.modelchange.read_bundle", lambda bundle: (cluster.old.info, None))
     monkeypatch.setattr(cluster, "model", lambda: "new")
-    cluster.put({**cluster.user_config, "bundle": "new", "previous": "old"})
+    cluster.put({**cluster.user_config, "bundle": "new", "model": "new", "previous": "old"})
     with pytest.raises(EndedError, match="answers with new, not with old; new is asked for again"):
         change(cluster).rollback()
     assert cluster.user_config["bundle"] == "new"
@@ -384,8 +389,25 @@ def test_going_back_is_one_step(cluster: Cluster, tmp_path: Path, monkeypatch: p
     assert outcome.done
     assert outcome.model == "old"
     assert len(cluster.changes) == before + 1
-    assert cluster.user_config == {"bundle": "old", "auth": "off", "previous": "new", "candidate": None}
+    assert cluster.user_config == {"bundle": "old", "model": "old", "auth": "off", **previous("new")}
     assert change(cluster).rollback().model == "new"  # and forth again
+
+
+def test_going_back_refuses_another_model_at_the_old_path(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    promote(cluster)
+    before = len(cluster.changes)
+    replaced = dataclasses.replace(cluster.old.info, id="another")
+    monkeypatch.setattr("serve.promotion.modelchange.read_bundle", lambda bundle: (replaced, None))
+    outcome = change(cluster).rollback()
+    assert outcome.result == "refused"
+    assert "old holds the model another now, but old was in service from there: put its files back" in outcome.reason
+    assert len(cluster.changes) == before
+
+
+def test_the_model_of_an_endpoint_that_names_none_is_asked_for(cluster: Cluster) -> None:
+    del cluster.user_config["model"]  # as `serve deploy` starts it
+    assert promote(cluster).result == "promoted"
+    assert cluster.user_config["previous_model"] == "old"
 
 
 def test_going_back_asks_for_no_bundle_that_is_gone(cluster: Cluster) -> None:

@@ -102,7 +102,7 @@ class Candidates:
                 self._say_farewell()
         elif trial is None or _what(trial.config) != _what(wanted):
             self._end()
-            settings = replace(config, bundle=wanted.bundle, previous=config.bundle, candidate=None)
+            settings = replace(config, bundle=wanted.bundle, model=wanted.model, previous=config.bundle, candidate=None)
             self._trial = trial = _Trial(wanted, settings, old)
             trial.life = asyncio.create_task(self._live(trial))
         else:

@@ -36,11 +36,20 @@ class GoldenStage:
 
 
 def check_bundles(
-    new_bundle: str, old_bundle: str, limits: Limits, *, threads: int = 0, cache_dir: str = ""
+    new_bundle: str, old_bundle: str, limits: Limits, *, old_model: str = "", threads: int = 0, cache_dir: str = ""
 ) -> GoldenStage:
-    """Try the new bundle by itself and beside the one in service. UserError if either cannot be read."""
+    """Try the new bundle by itself and beside the one in service. UserError if either cannot be read.
+
+    `old_model`: the id of the model in service, if it is known.
+    """
     new = Predictor.load(new_bundle, threads=threads or None, cache_dir=cache_dir)
     old = Predictor.load(old_bundle, threads=threads or None, cache_dir=cache_dir)
+    if old_model not in ("", old.info.id):
+        replaced = (
+            f"{old_bundle} holds the model {old.info.id} now, but {old_model} was put in service from there: put its "
+            "files back first, since a replica that starts could not load it"
+        )
+        return GoldenStage(new.info, (), (replaced,), ())
     if new.info.id == old.info.id:
         return GoldenStage(new.info, (), (f"model {new.info.id} is in service already",), ())
     if new.info.classes != old.info.classes:

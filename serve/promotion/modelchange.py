@@ -94,6 +94,14 @@ class ModelChange:
         except ChangedError as error:
             raise LostError(str(error)) from None
 
+    def swap(self, app: Application, bundle: str, model: str) -> None:
+        """Ask for this bundle, which holds this model; the one in service becomes the previous one."""
+        now = app.user_config
+        # An endpoint of `serve deploy` does not say which model its bundle held; what answers is that.
+        before = str(now.get("model") or self.endpoint.model() or "")
+        changed = {"bundle": bundle, "model": model, "previous": now["bundle"], "previous_model": before}
+        self.put(app, **changed, candidate=None)
+
     def rollback(self) -> Outcome:
         """Put the bundle before this one in service, in one step; while a promotion runs, end that instead."""
         app = self.application()
@@ -104,7 +112,11 @@ class ModelChange:
             return self.outcome("refused", "no bundle before this one is known: promote the one that you want")
         # UserError where it is gone or damaged: Ray ends a replica that cannot take the settings it is given.
         model = read_bundle(previous)[0].id
-        self.put(app, bundle=previous, previous=now, candidate=None)
+        expected = str(app.user_config.get("previous_model") or model)
+        if model != expected:
+            why = f"{previous} holds the model {model} now, but {expected} was in service from there"
+            return self.outcome("refused", f"{why}: put its files back, or promote the bundle that you want")
+        self.swap(app, previous, model)
         self.wait_in_service(previous, model, otherwise=app)
         return self.outcome("went back", f"model {model} ({previous}) is in service again, in the place of {now}")
 
@@ -151,7 +163,8 @@ class ModelChange:
                     return
             self.sleep(self.poll_s)
         before = otherwise.user_config
-        self.put(self.application(), bundle=before["bundle"], previous=before.get("previous", ""), candidate=None)
+        kept = {name: before.get(name, "") for name in ("bundle", "model", "previous", "previous_model")}
+        self.put(self.application(), **kept, candidate=None)
         raise EndedError(
             "rolled back",
             f"{bundle} was asked for, but the endpoint answers with {said}, not with {model}; {before['bundle']} is "

@@ -148,8 +148,9 @@ class Promotion:
                 raise LostError("another promotion began at the same time")
             if share > 0:
                 self._ours(app)
-            trial = {"bundle": bundle, "promotion": self._id, "share": share, "shadow": self._plan.shadow}
-            self._change.put(app, candidate={**trial, **asdict(self._plan.limits)})
+            what = {"bundle": bundle, "model": golden.new.id, "promotion": self._id}
+            shares = {"share": share, "shadow": self._plan.shadow}
+            self._change.put(app, candidate={**what, **shares, **asdict(self._plan.limits)})
             self._wait_loaded(share, golden.new.id)
             state = self._wait_good(share, golden.images)
             stage.update(seen=state["reasons"], counts=state["counts"])
@@ -211,7 +212,7 @@ class Promotion:
         with self._told("full") as stage:
             app = self._change.application()
             self._ours(app)
-            self._change.put(app, bundle=bundle, previous=app.user_config["bundle"], candidate=None)
+            self._change.swap(app, bundle, model)
             self._change.wait_in_service(bundle, model, otherwise=app)
             stage["seen"] = [f"{model} answers everything"]
 

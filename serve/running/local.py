@@ -1,6 +1,7 @@
 """Serve on this machine: a Ray of its own, the endpoint on it, and nothing left when it ends."""
 
 import contextlib
+import dataclasses
 import os
 import signal
 import sys
@@ -29,6 +30,7 @@ def serve_until_stopped(config: ServeConfig, ingress: Ingress) -> int:
     """
     config = config.resolved()
     info, _ = read_bundle(config.endpoint.bundle, cache_dir=config.endpoint.cache_dir)
+    config = dataclasses.replace(config, endpoint=dataclasses.replace(config.endpoint, model=info.id))
     refuse_taken_port(config.host, config.port)
     refuse_twin(config.port)
     lines = how_to_call(config, info.id)
