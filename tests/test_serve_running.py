@@ -163,6 +163,19 @@ def test_one_that_is_still_starting_has_a_note_by_which_it_can_be_ended(
     refuse_twin(8000)
 
 
+def test_one_that_ends_before_ray_is_there_starts_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    from serve.running import local
+
+    asked: list[str] = []
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.serve.delete", asked.append)
+    local._finish(1)
+    assert asked == []
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    local._finish(1)
+    assert asked == ["eagleray"]
+
+
 def test_what_an_endpoint_left_behind_must_go_before_the_next(tmp_path: Path, start: Start) -> None:
     command, _ = start(str(tmp_path / "mine")), start(str(tmp_path / "mine"))
     note(8000, command.pid, str(tmp_path / "mine")).write()

@@ -116,6 +116,8 @@ def _finish(patience_s: float) -> None:
         with contextlib.suppress(RayServeException, RayError):
             ray.serve.delete(APPLICATION)
 
+    if not ray.is_initialized():
+        return  # ended before Ray was there, and Serve would start one to delete from
     worker = threading.Thread(target=delete, daemon=True)
     worker.start()
     worker.join(patience_s + 5)
