@@ -170,7 +170,7 @@ def _upright(blob: bytes) -> Image.Image | Failure:
 
 
 def _unopened(blob: bytes) -> Failure:
-    if blob.startswith(_SIGNATURES):
+    if bytes(blob[:8]).startswith(_SIGNATURES):
         return Failure("truncated", "it begins like an image, but is cut off or damaged: copy it again")
     return Failure("not_an_image", "not a JPEG, PNG, GIF, WebP, TIFF, BMP, PPM or AVIF image: export it as JPEG or PNG")
 

@@ -272,7 +272,7 @@ def test_the_model_changes_in_the_same_process(running: Served, bundles: tuple[s
     config = dict(api.application(APPLICATION).user_config)
     second = Predictor.load(bundles[1]).info.id
     with running.client() as client:
-        api.change(APPLICATION, config, {**config, "bundle": bundles[1]})
+        api.change(APPLICATION, config, {**config, "bundle": bundles[1], "model": second})
         deadline = time.monotonic() + 60
         while (answer := client.post("/predict", content=PICTURES[0])).json()["model"] != second:
             assert answer.status_code == 200
