@@ -1,4 +1,4 @@
-"""Files on disk and objects in S3, by one set of functions. The only file that knows boto3.
+"""Files on disk and objects in S3, by one set of functions. The only way to a bucket for images and results.
 
 A path is a local file or an `s3://bucket/key` address. AWS_ENDPOINT_URL and the other AWS settings are honoured.
 """
