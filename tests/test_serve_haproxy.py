@@ -15,6 +15,7 @@ import pytest
 
 from serve.running.standin import stand_in
 from serve.settings import EndpointConfig, ServeConfig
+from tests.serving import free_ports
 
 # As Ray writes it, but for what does not matter here. With {routed} empty no application is there.
 RAYS_FILE = """global
@@ -83,14 +84,6 @@ class _Answering(BaseHTTPRequestHandler):
     do_POST = do_GET  # noqa: N815
 
     def log_message(self, *_: object) -> None: ...
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 @pytest.fixture
