@@ -164,7 +164,9 @@ class Diagnosis:
 
 
 def diagnose(case: Case, config: DoctorConfig) -> Diagnosis:
-    from tune import doctor, runs
+    from tune import runs
+    from tune.doctor import examination
+    from tune.doctor.facts import facts_of
 
     with tempfile.TemporaryDirectory() as folder:
         made = case.make(Path(folder), config)
@@ -174,8 +176,8 @@ def diagnose(case: Case, config: DoctorConfig) -> Diagnosis:
         except UserError as error:
             return Diagnosis(case.name, case.healthy, refused=str(error))
         table = pd.read_csv(Path(folder, "run", "trials.csv"))
-        facts = doctor.facts_of(settings, load_collection(settings.data), table)
-        findings = tuple(finding.as_dict() for finding in (*doctor.before(facts), *doctor.after(facts)))
+        facts = facts_of(settings, load_collection(settings.data), table)
+        findings = tuple(finding.as_dict() for finding in (*examination.before(facts), *examination.after(facts)))
         return Diagnosis(case.name, case.healthy, "", findings, json.loads(table.to_json(orient="records")))
 
 

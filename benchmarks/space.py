@@ -44,7 +44,9 @@ class SpaceConfig:
 
 def search(config: SpaceConfig, space: SpaceName, seed: int) -> dict[str, Any]:
     """One search, and what the doctor says of it."""
-    from tune import doctor, runs
+    from tune import runs
+    from tune.doctor import examination
+    from tune.doctor.facts import facts_of
     from tune.settings import SearchConfig
 
     data = replace(config.data.absolute(), split_seed=seed, image_size=config.data.image_size or SAMPLE_SIZE)
@@ -61,7 +63,7 @@ def search(config: SpaceConfig, space: SpaceName, seed: int) -> dict[str, Any]:
         runs.search(settings)
         table = pd.read_csv(Path(folder, "run", "trials.csv"))
         report = json.loads(Path(folder, "run", "report.json").read_text())
-    facts = doctor.facts_of(settings, load_collection(data), table)
+    facts = facts_of(settings, load_collection(data), table)
     best, default = (report["search"][f"{which}_validation_accuracy"] for which in ("best", "default"))
     gained = report["search"]["gain"]
     return {
@@ -75,8 +77,8 @@ def search(config: SpaceConfig, space: SpaceName, seed: int) -> dict[str, Any]:
         "test": report["test"]["accuracy"],
         "test_gain": gained["difference"] if gained else 0.0,
         "majority": facts.majority,
-        "before": [finding.rule for finding in doctor.before(facts)],
-        "after": [finding.rule for finding in doctor.after(facts)],
+        "before": [finding.rule for finding in examination.before(facts)],
+        "after": [finding.rule for finding in examination.after(facts)],
         "rates_of_collapsed": sorted(float(rate) for rate in facts.scored.loc[facts.collapsed, "learning_rate"]),
         "table": json.loads(table.to_json(orient="records")),
     }

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from tests.tune_searches import DEFAULTS
-from tune import doctor
-from tune.doctor import Facts
+from tune.doctor import examination
+from tune.doctor.facts import Facts
 from tune.space import Float, Int, Space, make_space
 
 RECORDED = pd.read_csv(Path(__file__).parent / "planted-trials.csv")
@@ -62,13 +62,13 @@ def recorded(name: str) -> Facts:
 )
 def test_planted_faults_are_found_and_the_healthy_left_in_peace(name: str, before: set[str], after: set[str]) -> None:
     facts = recorded(name)
-    assert {finding.rule for finding in doctor.before(facts)} == before
-    assert {finding.rule for finding in doctor.after(facts)} == after
+    assert {finding.rule for finding in examination.before(facts)} == before
+    assert {finding.rule for finding in examination.after(facts)} == after
 
 
 def test_rates_are_blamed_only_where_they_are_known_to_kill() -> None:
     found = {
-        name: {f.rule: f for f in doctor.after(recorded(name))} for name in ("shuffled labels", "learning rate 10")
+        name: {f.rule: f for f in examination.after(recorded(name))} for name in ("shuffled labels", "learning rate 10")
     }
     assert "does not explain" in found["shuffled labels"]["learning-rate"].what
     assert "known to teach this network nothing" in found["learning rate 10"]["learning-rate"].what

@@ -15,12 +15,13 @@ from data.errors import UserError
 from models.predictor import Predictor
 from models.training import TrainConfig
 from tests.duels import drawn
-from tune import beginning, duel, runs
+from tune import beginning, runs
 from tune.budget import Meter
-from tune.doctor import Facts
-from tune.duelists import CONTESTANT, SEEDS, parse_duel
-from tune.duelreport import duel_lines, words
-from tune.duelscores import over_seeds
+from tune.doctor.facts import Facts
+from tune.duel import dueling
+from tune.duel.duelists import CONTESTANT, SEEDS, parse_duel
+from tune.duel.scores import over_seeds
+from tune.duel.words import duel_lines, words
 from tune.outputs import RunFolder
 from tune.prices import PriceTable
 from tune.searching import Finished, run_search
@@ -43,7 +44,7 @@ def test_a_duel_that_ended_between_its_phases_goes_on_to_a_verdict(
 ) -> None:
     out = Path(config.out)
     with monkeypatch.context() as patched:
-        patched.setattr(duel, "run_search", lambda *given: replace(run_search(*given), interrupted="Ctrl-C"))
+        patched.setattr(dueling, "run_search", lambda *given: replace(run_search(*given), interrupted="Ctrl-C"))
         assert runs.search(config) == 0
     printed = capsys.readouterr().out
     assert "verdict     cannot tell yet: the duel ended before all had trained (Ctrl-C)" in printed
@@ -151,11 +152,11 @@ def test_a_duel_without_any_network_ends_with_the_reason(
         left = {"status": "failed", "error": "too high", "validation_accuracy": np.nan, "validation_loss": np.nan}
         return Finished(pd.DataFrame([{**row, **left} for row in rows]), {}, plan.space, "")
 
-    monkeypatch.setattr(duel, "run_search", all_fail)
-    monkeypatch.setattr(duel, "meter_of", lambda *_: Meter(PriceTable(()), list))
+    monkeypatch.setattr(dueling, "run_search", all_fail)
+    monkeypatch.setattr(dueling, "meter_of", lambda *_: Meter(PriceTable(()), list))
     run = RunFolder(config.out, config.out)
     with pytest.raises(UserError, match=r"no trial of the rates phase has a score; .*: too high \(6 of"):
-        duel.Duel(config, job, run, Session("", 2, 0)).fight(Facts())
+        dueling.Duel(config, job, run, Session("", 2, 0)).fight(Facts())
     assert len(pd.read_csv(run.path("trials.csv"))) == 6
 
 
@@ -175,10 +176,10 @@ def test_the_second_phase_counts_on_from_what_the_first_cost(
         table = pd.DataFrame([{**row, **scores} for row in drawn(plan.space, plan.points, plan.trials)])
         return Finished(table, {}, plan.space, "")
 
-    monkeypatch.setattr(duel, "run_search", spend)
-    monkeypatch.setattr(duel, "meter_of", lambda *_: Meter(PriceTable(()), list))
+    monkeypatch.setattr(dueling, "run_search", spend)
+    monkeypatch.setattr(dueling, "meter_of", lambda *_: Meter(PriceTable(()), list))
     with pytest.raises(UserError, match="no trial of the seeds phase has a score"):
-        duel.Duel(config, job, RunFolder(config.out, config.out), Session("", 2, 0)).fight(Facts())
+        dueling.Duel(config, job, RunFolder(config.out, config.out), Session("", 2, 0)).fight(Facts())
     assert [meter.usd for meter in meters] == [2, 4]
 
 

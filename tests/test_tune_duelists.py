@@ -9,7 +9,7 @@ from data.errors import UserError
 from models.training import TrainConfig
 from tests.duels import drawn
 from tune.budget import Budget
-from tune.duelists import CONTESTANT, Rates, Seeds, parse_duel
+from tune.duel.duelists import CONTESTANT, Rates, Seeds, parse_duel
 from tune.settings import SearchConfig
 from tune.space import AT_BOUND, NUMBER
 from tune.trial import Job

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from models.metrics import paired_difference
-from tune.duelreport import words
-from tune.duelscores import Pair, all_pairs, compare, over_images, over_seeds, winner
+from tune.duel.scores import Pair, all_pairs, compare, over_images, over_seeds, winner
+from tune.duel.words import words
 
 
 def test_the_interval_over_seeds_is_students() -> None:

@@ -19,9 +19,9 @@ pytestmark = pytest.mark.kill
 KILLS = 30
 TIMED = ["seconds", "cpu_seconds", "cost_s", "cost_usd", "images_per_second"]
 KINDS = ("driver", "worker", "raylet")
-TRIALS = 24
-# Slow enough that a kill meets a trial at work, and pruning on: its decisions have to survive too.
-SETTINGS = ["--image-size", "64", "--epochs", "18", "--patience", "0", "--trials", str(TRIALS)]
+TRIALS = 12
+# Long enough that thirty kills meet trials at work, and pruning on: its decisions have to survive too.
+SETTINGS = ["--image-size", "64", "--epochs", "48", "--patience", "0", "--trials", str(TRIALS)]
 SETTINGS += ["--max-concurrent", "1", "--cpus", "1", "--dense-units", "16", "--learning-rate", "0.002"]
 # A kill comes within this time of the first epoch since the last kill; each fifth comes while the search still starts.
 AT_WORK_S, STARTING_S = 1.0, 6.0

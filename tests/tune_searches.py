@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tune import doctor
-from tune.doctor import Facts
+from tune.doctor.facts import Facts, Finding
 from tune.space import Float, Int, Space, make_space
 
 DEFAULTS = {"learning_rate": 0.001, "epochs": 10, "dense_units": 32}
@@ -63,7 +62,7 @@ def healthy(scores: list[float] | None = None, **columns: Any) -> Facts:
     )
 
 
-def rules(findings: list[doctor.Finding]) -> dict[str, doctor.Finding]:
+def rules(findings: list[Finding]) -> dict[str, Finding]:
     return {finding.rule: finding for finding in findings}
 
 

@@ -9,9 +9,10 @@ import pandas as pd
 
 from data.collection import Collection
 from models.catalog import ModelConfig
-from tune import doctor
 from tune.bundling import Scored
-from tune.duelreport import duel_lines
+from tune.doctor import examination
+from tune.doctor.facts import Finding
+from tune.duel.words import duel_lines
 from tune.gain import words
 from tune.objectives import Limit, pareto
 from tune.outputs import RunFolder
@@ -114,8 +115,8 @@ def last_lines(report: dict[str, Any], run: RunFolder) -> list[str]:
         lines += duel_lines(report["duel"])
     lines += [f"{split:<12}{_score_line(report[split])}" for split in ("validation", "test")]
     lines += [f"verdict     {line}" for line in _verdicts(report)]
-    found = [doctor.Finding(**finding) for finding in report.get("search", {}).get("doctor", [])]
-    lines += doctor.lines(doctor.of_trials(found))
+    found = [Finding(**finding) for finding in report.get("search", {}).get("doctor", [])]
+    lines += examination.lines(examination.of_trials(found))
     if "spending" in report:
         lines.append(f"cost        {_cost_line(report['spending'])}")
     lines += [

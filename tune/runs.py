@@ -10,8 +10,9 @@ from data.errors import UserError
 from tune import distributed
 from tune.beginning import begun
 from tune.bundling import make_bundle
-from tune.doctor import DoctorsVisit, facts_of
-from tune.duel import Duel
+from tune.doctor.examination import DoctorsVisit
+from tune.doctor.facts import facts_of
+from tune.duel.dueling import Duel
 from tune.ending import CTRL_C
 from tune.gain import gain
 from tune.objectives import picked

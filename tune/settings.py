@@ -10,7 +10,7 @@ from data.errors import UserError
 from models.catalog import ModelConfig
 from models.training import TrainConfig
 from tune.budget import Budget
-from tune.duelists import DUEL_TRIALS, Contestant, parse_duel
+from tune.duel.duelists import DUEL_TRIALS, Contestant, parse_duel
 from tune.objectives import MEASURED, Limit, Objective, parse_objectives, parse_pick
 from tune.space import Extra, Space, SpaceName, make_space
 

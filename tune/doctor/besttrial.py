@@ -3,7 +3,7 @@
 import math
 
 from models.metrics import wilson
-from tune.doctorfacts import FEW, SCORE, Facts, Finding, difference, half_width
+from tune.doctor.facts import FEW, SCORE, Facts, Finding, difference, half_width
 from tune.space import AT_BOUND, Choice
 
 # Training accuracy above the upper end of the validation accuracy's interval. A head over good frozen features knows

@@ -9,10 +9,10 @@ import pandas as pd
 
 from data import store
 from data.errors import UserError
-from tune import doctor
-from tune.doctor import Facts
-from tune.duelists import CONTESTANT, SEEDS, Contestant, Rates, Seeds
-from tune.duelscores import Answers, all_pairs, winner
+from tune.doctor import examination
+from tune.doctor.facts import Facts
+from tune.duel.duelists import CONTESTANT, SEEDS, Contestant, Rates, Seeds
+from tune.duel.scores import Answers, all_pairs, winner
 from tune.gain import right_answers
 from tune.outputs import RunFolder, bring_newer
 from tune.plan import Plan
@@ -54,9 +54,9 @@ class Duel:
     def fight(self, facts: Facts) -> Outcome:
         """Both phases, or as much of them as Ctrl-C or the budget allows. `UserError` where no trial has a score."""
         self._announce()
-        findings = doctor.before(facts)
+        findings = examination.before(facts)
         if findings:
-            print("\n".join(doctor.lines(findings)), flush=True)
+            print("\n".join(examination.lines(findings)), flush=True)
         rates = Rates.of(self._contestants, self._config.train.seed)
         count = self._config.trials_each
         plan = Plan(space=rates, trials=count * len(self._contestants), points=rates.points(count), default_trial=None)

@@ -7,8 +7,8 @@ from collections import Counter
 import pandas as pd
 
 from models.metrics import wilson
-from tune.doctorfacts import FEW, SCORE, Facts, Finding, half_width, z_of_many
-from tune.doctorspace import MOSTLY_ONE, WIDE, dead_above
+from tune.doctor.beforehand import MOSTLY_ONE, WIDE, dead_above
+from tune.doctor.facts import FEW, SCORE, Facts, Finding, half_width, z_of_many
 from tune.space import Float
 
 # Searches of the default space lose 26 to 42 % of their trials (benchmarks/README.md, space.py). It is said of more

@@ -1,6 +1,6 @@
 """The search doctor: a table of rules about what can be wrong with a search, asked before, during and after it.
 
-A rule is a function from facts to a finding or None, in `doctorspace` (before), `doctortrials` or `doctorbest` (during
+A rule is a function from facts to a finding or None, in `beforehand` (before), `manytrials` or `besttrial` (during
 and after), and a line in `RULES`. It says only what the rows at hand support, and None while they are too few.
 """
 
@@ -10,46 +10,31 @@ from dataclasses import replace
 import pandas as pd
 import tqdm
 
-from tune import doctorbest, doctorspace, doctortrials
-from tune.doctorbest import at_bounds
-from tune.doctorfacts import Facts, Finding, Rule, facts_of
+from tune.doctor import beforehand, besttrial, manytrials
+from tune.doctor.facts import Facts, Finding, Rule
 from tune.space import Space
 
-__all__ = [
-    "RULES",
-    "DoctorsVisit",
-    "Facts",
-    "Finding",
-    "Rule",
-    "after",
-    "at_bounds",
-    "before",
-    "facts_of",
-    "lines",
-    "of_trials",
-]
-
 RULES: tuple[Rule, ...] = (
-    Rule("scale", "before", doctorspace.scale),
-    Rule("dead-region", "before", doctorspace.dead_region),
-    Rule("few-trials", "before", doctorspace.few_trials),
-    Rule("patience", "before", doctorspace.patience),
-    Rule("small-validation", "before", doctorspace.small_validation),
-    Rule("rare-class", "before", doctorspace.rare_class),
-    Rule("one-class", "before", doctorspace.one_class),
-    Rule("blank-images", "before", doctorspace.blank_images),
-    Rule("unused-images", "before", doctorspace.unused_images),
-    Rule("collapsed", "after", doctortrials.collapsed),
-    Rule("learning-rate", "after", doctortrials.learning_rate),
-    Rule("nothing-learned", "after", doctortrials.nothing_learned),
-    Rule("dead-relus", "after", doctortrials.dead_relus),
-    Rule("diverged", "after", doctortrials.diverged),
-    Rule("same-error", "after", doctortrials.same_error),
-    Rule("gap", "after", doctorbest.gap),
-    Rule("at-bound", "after", doctorbest.at_bound),
-    Rule("indistinguishable", "after", doctorbest.indistinguishable),
-    Rule("defaults", "after", doctorbest.not_better_than_default),
-    Rule("still-learning", "after", doctorbest.still_learning),
+    Rule("scale", "before", beforehand.scale),
+    Rule("dead-region", "before", beforehand.dead_region),
+    Rule("few-trials", "before", beforehand.few_trials),
+    Rule("patience", "before", beforehand.patience),
+    Rule("small-validation", "before", beforehand.small_validation),
+    Rule("rare-class", "before", beforehand.rare_class),
+    Rule("one-class", "before", beforehand.one_class),
+    Rule("blank-images", "before", beforehand.blank_images),
+    Rule("unused-images", "before", beforehand.unused_images),
+    Rule("collapsed", "after", manytrials.collapsed),
+    Rule("learning-rate", "after", manytrials.learning_rate),
+    Rule("nothing-learned", "after", manytrials.nothing_learned),
+    Rule("dead-relus", "after", manytrials.dead_relus),
+    Rule("diverged", "after", manytrials.diverged),
+    Rule("same-error", "after", manytrials.same_error),
+    Rule("gap", "after", besttrial.gap),
+    Rule("at-bound", "after", besttrial.at_bound),
+    Rule("indistinguishable", "after", besttrial.indistinguishable),
+    Rule("defaults", "after", besttrial.not_better_than_default),
+    Rule("still-learning", "after", besttrial.still_learning),
 )
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tune.duelists import SEEDS
+from tune.duel.duelists import SEEDS
 
 # Two-sided 95 % point of Student's t with SEEDS - 1 = 4 degrees of freedom; NIST/SEMATECH e-Handbook of Statistical
 # Methods, section 1.3.6.7.2.

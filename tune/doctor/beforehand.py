@@ -2,7 +2,7 @@
 
 import math
 
-from tune.doctorfacts import Facts, Finding, half_width
+from tune.doctor.facts import Facts, Finding, half_width
 from tune.space import Choice, Dimension, Float
 
 # Learning rates above which networks of a kind learn nothing, by (optimiser, kind). Measured: benchmarks/README.md.
