@@ -1,4 +1,4 @@
-"""What the tests of promotions share: models that do as they are told, endpoints that hold them, a clock."""
+"""What the tests of promotions share: models that do as they are told, endpoints that hold them."""
 
 import asyncio
 import copy
@@ -24,20 +24,11 @@ from serve.promotion.board import Board, BoardClient, OwnBoard, Report
 from serve.promotion.judge import Verdict, stage_of
 from serve.promotion.serveapi import Application, ChangedError
 from serve.settings import EndpointConfig
+from tests.clocks import Clock
 from tests.serving import CLASSES, picture
 
 LIMITS: dict[str, Any] = {"max_error_rate": 0.01, "max_latency_ratio": 2.0, "min_agreement": 0.8, "min_requests": 20}
 NAN = Failure("not_a_number", "the network gave no number")
-
-
-class Clock:
-    """Seconds that pass only when somebody says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Toy:

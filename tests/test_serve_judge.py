@@ -9,6 +9,7 @@ import pytest
 from serve.promotion.board import Board, Report, Status
 from serve.promotion.judge import Counts, Histogram, Limits, judge, stage_of, total
 from serve.promotion.promotionroutes import PromotionAnswer
+from tests.clocks import Clock
 
 LIMITS = Limits(max_error_rate=0.01, max_latency_ratio=2.0, min_agreement=0.8, min_requests=100)
 
@@ -140,14 +141,6 @@ def test_stages_are_named_by_their_share() -> None:
 def test_limits_check_themselves(values: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         Limits(**values)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def report(replica: str = "a", seen: Counts | None = None, *, status: Status = "ready", **others: Any) -> Report:

@@ -1,55 +1,19 @@
-"""Keys: the file, the environment, what changes while an endpoint runs, and that no key's text ever gets out."""
+"""Keys in force: the file's and the environment's, what changes while an endpoint runs, and no key's text gets out."""
 
-import hashlib
-import json
 import logging
 import os
 import pickle
-import stat
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from data.errors import UserError
-from serve import keys
 from serve.door import keyfile
-from serve.door.keystore import (
-    LONGEST_KEY,
-    LOOK_EVERY_S,
-    VARIABLE,
-    Keys,
-    create_key,
-    default_file,
-    first_key,
-    list_keys,
-    remove_key,
-)
-from tests.commands import ROOT
+from serve.door.keystore import LONGEST_KEY, LOOK_EVERY_S, VARIABLE, Keys, create_key, list_keys, remove_key
+from tests.clocks import Clock
+from tests.keyfiles import file
 
-HASH = hashlib.sha256(b"er_something").hexdigest()
-SECRET = "a-secret-of-the-cloud-0123456789"
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def write(path: Path, *entries: Any, mode: int = 0o600, **more: Any) -> str:
-    path.write_text(json.dumps({"version": 1, "keys": list(entries), **more}))
-    path.chmod(mode)
-    return str(path)
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> str:
-    return str(tmp_path / "folder" / "keys.json")
+__all__ = ["file"]
 
 
 def watched(path: str, clock: Clock) -> Keys:
@@ -58,175 +22,11 @@ def watched(path: str, clock: Clock) -> Keys:
     return found
 
 
-def test_a_new_key_is_known_by_its_text_and_kept_as_its_hash(file: str) -> None:
-    new = create_key(file, "ana")
-    assert new.key.startswith("er_")
-    assert len(new.key) == 3 + 43  # 256 bits in base64
-    assert Keys.open(file, {}).named(new.key) == "ana"
-    assert Keys.open(file, {}).named(new.key.encode()) == "ana"
-    text = Path(file).read_text()
-    assert new.key not in text
-    assert hashlib.sha256(new.key.encode()).hexdigest() in text
-    assert new.aws_secret is None
-    assert "aws_secret" not in text
-
-
-def test_the_file_and_its_folder_are_their_owners_alone(file: str) -> None:
-    before = os.umask(0)
-    try:
-        create_key(file, "ana")
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE(os.stat(file).st_mode) == 0o600
-    assert stat.S_IMODE(os.stat(os.path.dirname(file)).st_mode) == 0o700
-    os.chmod(file, 0o644)
-    create_key(file, "bob")
-    assert stat.S_IMODE(os.stat(file).st_mode) == 0o600
-
-
-def test_keys_are_added_and_removed_one_by_one(file: str) -> None:
-    made = [create_key(file, name, rate=rate) for name, rate in (("ana", None), ("bob", 2.5), ("c.d_e-f", None))]
-    assert [entry.name for entry in list_keys(file)] == ["ana", "bob", "c.d_e-f"]
-    assert list_keys(file)[1].rate == 2.5
-    assert list_keys(file)[0].created.endswith("+00:00")
-    remove_key(file, "bob")
-    found = Keys.open(file, {})
-    assert found.names == ("ana", "c.d_e-f")
-    assert [found.named(new.key) for new in made] == ["ana", None, "c.d_e-f"]
-    assert sorted(os.listdir(os.path.dirname(file))) == ["keys.json", "keys.json.lock"]
-
-
-def test_an_aws_key_has_a_secret_of_its_own(file: str) -> None:
-    new = create_key(file, "ana", aws=True)
-    found = Keys.open(file, {})
-    assert new.aws_secret is not None
-    assert new.aws_secret != new.key
-    assert found.secret_of("ana") == new.aws_secret
-    assert found.named(new.aws_secret) is None  # it signs; it is not a bearer key
-    create_key(file, "bob")
-    assert Keys.open(file, {}).secret_of("bob") is None
-    assert found.secret_of("nobody") is None
-
-
-def test_what_cannot_be_made_is_refused(file: str) -> None:
-    create_key(file, "ana")
-    before = Path(file).read_bytes()
-    for name in ("", "a/b", "a b", "ä", "x" * 65, "a\n", "open"):
-        with pytest.raises(UserError):
-            create_key(file, name)
-    for rate in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(UserError, match="rate"):
-            create_key(file, "bob", rate=rate)
-    with pytest.raises(UserError, match="already"):
-        create_key(file, "ana")
-    with pytest.raises(UserError, match="the keys there are: ana"):
-        remove_key(file, "bob")
-    with pytest.raises(UserError, match="local path"):
-        create_key("s3://bucket/keys.json", "bob")
-    assert Path(file).read_bytes() == before
-
-
-def test_a_link_stays_a_link(file: str, tmp_path: Path) -> None:
-    create_key(file, "ana")
-    link = tmp_path / "link.json"
-    link.symlink_to(file)
-    create_key(str(link), "bob")
-    assert link.is_symlink()
-    assert [entry.name for entry in list_keys(file)] == ["ana", "bob"]
-
-
-def test_two_commands_at_once_lose_no_key(file: str) -> None:
-    script = "import sys; from serve.door.keystore import create_key\n"
-    script += "for n in range(15): create_key(sys.argv[1], sys.argv[2] + str(n))"
-    adders = [subprocess.Popen([sys.executable, "-c", script, file, name], cwd=ROOT) for name in "ab"]
-    assert [adder.wait(60) for adder in adders] == [0, 0]
-    assert {entry.name for entry in list_keys(file)} == {f"{name}{n}" for name in "ab" for n in range(15)}
-
-
-@pytest.mark.parametrize(
-    ("entry", "why"),
-    [
-        ("er_something", "fields"),
-        ({"name": "ana"}, "fields"),
-        ({"name": "ana", "sha256": HASH, "key": "er_something"}, "fields"),
-        ({"name": 1, "sha256": HASH}, "name must be a text"),
-        ({"name": "er something", "sha256": HASH}, "1-64"),
-        ({"name": "open", "sha256": HASH}, "without a key"),
-        ({"name": "ana", "sha256": "er_something"}, "64 characters"),
-        ({"name": "ana", "sha256": HASH.upper()}, "64 characters"),
-        ({"name": "ana", "sha256": HASH, "aws_secret": "short"}, "aws_secret"),
-        ({"name": "ana", "sha256": HASH, "rate": "5"}, "rate"),
-        ({"name": "ana", "sha256": HASH, "rate": True}, "rate"),
-        ({"name": "ana", "sha256": HASH, "rate": 0}, "rate"),
-        ({"name": "ana", "sha256": HASH, "rate": float("nan")}, "rate"),
-        ({"name": "ana", "sha256": HASH, "rate": 10**400}, "rate"),
-        ({"name": "ana", "sha256": HASH, "created": 5}, "created"),
-    ],
-)
-def test_a_wrong_entry_is_named_by_its_number_and_never_shown(tmp_path: Path, entry: Any, why: str) -> None:
-    path = write(tmp_path / "keys.json", {"name": "bob", "sha256": "0" * 64}, entry)
-    with pytest.raises(UserError, match=f"key number 2.*{why}") as error:
-        Keys.open(path, {})
-    assert "er_something" not in str(error.value)
-    assert "er something" not in str(error.value)
-    assert HASH not in str(error.value)
-
-
-def test_a_wrong_file_is_refused_without_its_contents(tmp_path: Path) -> None:
-    path = tmp_path / "keys.json"
-    same = {"name": "ana", "sha256": HASH}
-    for text, why in (
-        ("er_something", "not JSON"),
-        ("[" * 200_000, "not JSON"),
-        ('["er_something"]', "not a key file"),
-        ('{"version": 1, "keys": {"er_something": 1}}', "not a key file"),
-        ('{"version": 2, "keys": []}', "version"),
-        ("\0" * 2**21, "larger"),
-        (json.dumps({"version": 1, "keys": [same, {**same, "sha256": "0" * 64}]}), "named ana"),
-        (json.dumps({"version": 1, "keys": [same, {**same, "name": "bob"}]}), "same key"),
-        (json.dumps({"version": 1, "keys": [same] * 1001}), "more than 1000"),
-    ):
-        path.write_text(text)
-        path.chmod(0o600)
-        with pytest.raises(UserError, match=why) as error:
-            Keys.open(str(path), {})
-        assert "er_something" not in str(error.value)
-    with pytest.raises(UserError, match="not a file"):
-        Keys.open(str(tmp_path), {})
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UserError, match="not a file"):
-        Keys.open(str(tmp_path / "pipe"), {})
-
-
-def test_a_file_that_others_may_change_or_whose_secrets_they_may_read_is_refused(tmp_path: Path) -> None:
-    hashed = {"name": "ana", "sha256": HASH}
-    path = tmp_path / "keys.json"
-    assert Keys.open(write(path, hashed, mode=0o644), {}).names == ("ana",)  # a hash may be read
-    for mode in (0o620, 0o602):
-        with pytest.raises(UserError, match="chmod 600"):
-            Keys.open(write(path, hashed, mode=mode), {})
-    for mode in (0o644, 0o640, 0o604):
-        with pytest.raises(UserError, match="chmod 600") as error:
-            Keys.open(write(path, {**hashed, "aws_secret": SECRET}, mode=mode), {})
-        assert SECRET not in str(error.value)
-    for mode in (0o600, 0o400):
-        assert Keys.open(write(path, {**hashed, "aws_secret": SECRET}, mode=mode), {}).secret_of("ana") == SECRET
-        path.chmod(0o600)  # to be written again
-
-
 def test_no_file_is_no_key(file: str, caplog: pytest.LogCaptureFixture) -> None:
     assert Keys.open(file, {}).names == ()
     assert Keys.open(file, {}).named("") is None
     assert list_keys(file) == ()
     assert "nobody can call" in caplog.text
-
-
-def test_the_users_own_file_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    assert default_file() == tmp_path / "eagleray" / "keys.json"
-    new = create_key("", "ana")
-    assert new.path == str(default_file())
-    assert Keys.open("", {}).named(new.key) == "ana"
 
 
 def test_the_environment_and_the_file_add_up(file: str) -> None:
@@ -369,39 +169,3 @@ def test_every_key_is_compared_and_long_ones_are_not_even_hashed(file: str, monk
     assert compared == []
     assert found.named("\udce9\u20ac" * 10) is None
     assert found.named(b"\xff\x00" * 10) is None
-
-
-def test_a_first_run_makes_one_key_and_no_second(file: str) -> None:
-    assert first_key(file, Keys({VARIABLE: "bob=0123456789abcdef"}).names) is None
-    assert not os.path.exists(file)
-    new = first_key(file)
-    assert new is not None
-    assert Keys.open(file, {}).named(new.key) == "first"
-    assert first_key(file) is None
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["keys.py", *arguments])
-    return keys.main()
-
-
-def test_the_command(file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(monkeypatch, "list", "--file", file) == 0
-    assert "keys.py add NAME" in capsys.readouterr().out
-    assert run(monkeypatch, "add", "ana", "--file", file) == 0
-    ana = capsys.readouterr()
-    assert Keys.open(file, {}).named(ana.out.strip()) == "ana"  # nothing but the key: KEY=$(… add ana)
-    assert ana.out.strip() not in ana.err
-    assert run(monkeypatch, "add", "bob", "--aws", "--rate", "5", "--file", file) == 0
-    key, key_id, secret = capsys.readouterr().out.splitlines()
-    assert Keys.open(file, {}).named(key) == "bob"
-    assert key_id == "aws_access_key_id = bob"
-    assert secret == f"aws_secret_access_key = {Keys.open(file, {}).secret_of('bob')}"
-    assert run(monkeypatch, "list", "--file", file) == 0
-    listed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in listed] == ["ana", "bob"]
-    assert listed[1].endswith("5 requests/s  AWS")
-    assert run(monkeypatch, "remove", "ana", "--file", file) == 0
-    assert run(monkeypatch, "remove", "ana", "--file", file) == 2
-    assert "error:" in capsys.readouterr().err
-    assert Keys.open(file, {}).names == ("bob",)

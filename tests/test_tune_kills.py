@@ -20,7 +20,7 @@ KILLS = 30
 TIMED = ["seconds", "cpu_seconds", "cost_s", "cost_usd", "images_per_second"]
 KINDS = ("driver", "worker", "raylet")
 TRIALS = 12
-# Long enough that kills meet trials at work from the first to the last. Pruning is on: its decisions have to survive too.
+# Long enough that kills meet trials at work from first to last. Pruning is on: its decisions have to survive too.
 SETTINGS = ["--image-size", "64", "--epochs", "24", "--patience", "0", "--trials", str(TRIALS)]
 SETTINGS += ["--max-concurrent", "1", "--cpus", "1", "--dense-units", "16", "--learning-rate", "0.002"]
 # A kill comes within a second of so many epochs since the last one, however fast the machine is; each fifth comes while
