@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,6 +68,20 @@ def test_two_endpoints_share_no_port_socket_or_file(made: list[Ingress]) -> None
     assert Path(made[0].folder).stat().st_mode & 0o77 == 0
     made[0].remove()
     assert not os.path.exists(made[0].folder)
+
+
+def test_the_system_hands_its_ports_to_nobody_else(made: list[Ingress]) -> None:
+    """HAProxy opens them long after they were looked at: until then no connection may be given one by chance."""
+    handed_out = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    first = int(handed_out.read_text().split()[0]) if handed_out.exists() else 32_768
+    made.append(prepare(config_for(), {}))
+    ports = made[0].ports
+    assert set(ports) == {"fallback", "metrics", "stats"}
+    assert len(set(ports.values())) == 3
+    assert all(1024 <= port < first for port in ports.values())
+    for port in ports.values():
+        with socket.socket() as probe:
+            probe.bind(("", port))  # nobody listens there
 
 
 def test_what_the_user_has_set_stays_but_not_what_another_endpoint_has(made: list[Ingress]) -> None:

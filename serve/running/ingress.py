@@ -5,9 +5,11 @@ configuration, starts it and tells it where the replicas are. All of this holds 
 in this environment, so it is set before Ray is imported.
 """
 
+import contextlib
 import importlib.util
 import math
 import os
+import random
 import shutil
 import socket
 import ssl
@@ -28,6 +30,10 @@ from serve.settings import ServeConfig
 # keeps none for an idle connection: 1.5 GiB where all of CONNECTIONS are at work, 128 MiB for silent ones of one
 # address.
 _BUFFER_BYTES = 128 * 1024
+
+# Below those that systems hand out by themselves (Linux from 32768, others from 49152): between a look and HAProxy's
+# start, many seconds later, a connection of anybody's could otherwise be given one.
+_PORTS = range(20_000, 32_768)
 
 INSTEAD = "Ray's Python proxy takes its place, and each request costs more CPU"
 
@@ -116,15 +122,15 @@ def _refuse_bad_certificate(certificate: str, key: str) -> None:
 
 
 def _free_ports(*uses: str) -> dict[str, int]:
-    """Ports that nobody listens on now."""
-    probes = {use: socket.socket() for use in uses}
-    try:
-        for probe in probes.values():
-            probe.bind(("", 0))
-        return {use: probe.getsockname()[1] for use, probe in probes.items()}
-    finally:
-        for probe in probes.values():
-            probe.close()
+    """Ports that nobody listens on now, one for each use."""
+    found: dict[str, int] = {}
+    for port in random.sample(_PORTS, len(_PORTS)):
+        if len(found) == len(uses):
+            break
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            found[uses[len(found)]] = port
+    return found
 
 
 def tuning(config: ServeConfig) -> dict[str, str]:
