@@ -240,10 +240,21 @@ RuntimeError: Traceback (most recent call last):
 data.errors.UserError: the bundle fails on the warm-up image: train it again
 """
 
+HAPROXYS_END = """ray::HAProxyManager.ready() (pid=1, ip=127.0.0.1, actor_id=0)
+RuntimeError: HAProxy crashed during startup: [NOTICE]   (4756) : haproxy version is 2.8.25
+[WARNING]  (4756) : config : log format ignored for frontend 'prometheus' since it has no log address.
+[ALERT]    (4756) : Binding [/h/haproxy.cfg:92]: cannot bind socket (Address already in use) for [127.0.0.1:1]
+[ALERT]    (4756) : [/h/haproxy.main()] Some protocols failed to start their listeners! Exiting.
+"""
+
 
 @pytest.mark.parametrize(
     ("message", "line"),
     [
+        (
+            HAPROXYS_END,
+            "HAProxy: Binding [/h/haproxy.cfg:92]: cannot bind socket (Address already in use) for [127.0.0.1:1]",
+        ),
         (RAYS_MESSAGE, "the bundle fails on the warm-up image: train it again"),
         ("Traceback:\n  File x\nImportError: no module named y\n", "ImportError: no module named y"),
         ("It did\nnot work.", "It did not work."),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import ray
+import ray.exceptions
 import ray.serve
 from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.schema import ApplicationStatus, LoggingConfig, ServeDeploySchema
@@ -52,7 +53,10 @@ def start(config: ServeConfig, ingress: Ingress, note: Running, after_ray: Calla
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     http_options = HTTPOptions(**ingress.http_options(config))
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
-    ray.serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=http_options, logging_config=quiet)
+    try:
+        ray.serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=http_options, logging_config=quiet)
+    except ray.exceptions.RayError as error:  # HAProxy, whose end Ray passes on with all that it printed
+        raise StartError(in_one_line(str(error))) from None
     _deploy(config)
     _wait(config)
     return dataclasses.replace(
@@ -124,6 +128,8 @@ def in_one_line(message: str) -> str:
     ours = re.findall(r"^(?:data\.errors\.)?UserError: (.+)$", message, re.MULTILINE)
     if ours:
         return str(ours[-1])
+    if alarms := re.findall(r"\[ALERT\]\s+\(\d+\) : (.+)$", message, re.MULTILINE):
+        return f"HAProxy: {alarms[0]}"
     errors = re.findall(r"^[\w.]*(?:Error|Exception)\b.*$", message, re.MULTILINE)
     return (errors[-1] if errors else " ".join(message.split())) or "Ray gives no reason"
 
