@@ -9,7 +9,9 @@ On a cluster the same application runs under Ray Serve's own commands, with the 
 
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
 
 from data.commandline import run_command
 from models.processes import prepare_environment
@@ -17,6 +19,21 @@ from serve.settings import ServeConfig
 
 if TYPE_CHECKING:
     from ray.serve import Application
+
+
+@dataclass(frozen=True)
+class Start(ServeConfig):
+    """The settings of an endpoint as this command shows them."""
+
+    down: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """End an endpoint of yours that runs on this machine, with all its processes, instead of starting one. It takes
+    --port alone, where more than one runs."""
+
+    def settings(self) -> ServeConfig:
+        """Without what is of this command alone: what runs as a script is another class to whoever imports it."""
+        arguments = self.as_arguments()
+        del arguments["down"]
+        return ServeConfig.from_arguments(arguments)
 
 
 @dataclass(frozen=True)
@@ -39,14 +56,14 @@ def app(args: dict[str, Any]) -> "Application":
 def main() -> int:
     if "--down" in sys.argv[1:]:
         return run_command(Down, _down, description="End an endpoint of yours, with all its processes.")
-    return run_command(ServeConfig, _serve, description=__doc__)
+    return run_command(Start, _serve, description=__doc__)
 
 
-def _serve(config: ServeConfig) -> int:
+def _serve(given: Start) -> int:
     # All before Ray is imported, which reads this environment once; hence no import of Ray above.
     from serve.running.ingress import prepare
 
-    config = config.resolved()
+    config = given.settings().resolved()
     prepare_environment(threads=config.endpoint.threads)
     ingress = prepare(config)
     if ingress.note:

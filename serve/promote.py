@@ -3,11 +3,12 @@
 Golden images first, before anything is touched. Then shadow traffic (the new model sees requests, the old one answers),
 a share of the requests, all of them with the old model still at hand, and for good. A model that fails, disagrees or is
 slow is taken out at any stage, and what it could not answer the old model has answered. `--rollback` goes back to the
-model before.
+model before; given twice, it returns to the one that it took out.
 """
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,7 +31,8 @@ class PromoteConfig:
     """The new model: a bundle folder or s3:// address, as the replicas find it too."""
     limits: Limits = field(default_factory=Limits)
     rollback: bool = False
-    """Go back to the bundle before the one in service, at once; while a promotion runs, end that instead."""
+    """Go back, at once, to the model that the last promotion took out. Once is enough: a second --rollback undoes the
+    first, and brings back the model that the first took out. While a promotion runs, it ends that instead."""
     abort: bool = False
     """End the promotion under way; the model in service stays."""
     port: int | None = None
@@ -109,7 +111,7 @@ def _promote(config: PromoteConfig) -> int:
     say = partial(print, file=sys.stderr if config.json else sys.stdout, flush=True)
     try:
         if config.rollback:
-            outcome = change.rollback()
+            outcome = change.rollback(say)
         elif config.abort:
             outcome = change.abort()
         else:
@@ -123,9 +125,18 @@ def _promote(config: PromoteConfig) -> int:
     except EndedError as error:
         outcome = Outcome(error.result, str(error))
     say(f"{outcome.result}: {outcome.reason}" + ("" if outcome.done else f"; in service: {outcome.model or 'unknown'}"))
+    if outcome.bundle:
+        say(_next_start(outcome.bundle, elsewhere=bool(config.endpoint)))
     if config.json:
         print(json.dumps(outcome.as_dict()))
     return 0 if outcome.done else 1
+
+
+def _next_start(bundle: str, *, elsewhere: bool) -> str:
+    """Said last: an endpoint that is started again as it was before would bring the old model back, silently."""
+    path = shlex.quote(bundle)
+    how = f"--bundle {path}" + (f" (bundle={path} with Ray Serve's own commands)" if elsewhere else "")
+    return f"from now on start the endpoint with {how}: a new start knows nothing of this change"
 
 
 if __name__ == "__main__":

@@ -82,9 +82,9 @@ class EndpointConfig:
     """Most corrections that are kept there."""
     max_corrections_mb: float = 1024.0
     """Most MiB of their images."""
-    previous: str = ""
-    """The bundle that was in service before this one: what `serve/promote.py --rollback` goes back to."""
     # No flags: only the command that starts an endpoint and promotions set these.
+    previous: Annotated[str, tyro.conf.Suppress] = ""
+    """The bundle that was in service before this one: what `serve/promote.py --rollback` goes back to."""
     model: Annotated[str, tyro.conf.Suppress] = ""
     """The id of the model that `bundle` held when it came into service. A replica that starts later loads no other,
     whatever lies at that path by then. Empty takes what is there."""

@@ -11,12 +11,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from pathlib import Path
 
 import httpx
 import pytest
 
 from data.errors import UserError
+from serve import app
 from serve.settings import EndpointConfig, ServeConfig
 from tests.commands import ROOT
 from tests.served import KEY, Served, served
@@ -181,3 +183,34 @@ def test_the_first_read_of_a_bundle_keeps_its_copy_where_the_settings_say(
             ServeConfig(EndpointConfig("s3://b/m", cache_dir=str(tmp_path))), Ingress(False, "", "", {})
         )
     assert asked == [str(tmp_path)]
+
+
+def test_the_help_lists_what_a_user_may_give_and_no_more(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["app.py", "--help"])
+    with pytest.raises(SystemExit):
+        app.main()
+    told = capsys.readouterr().out
+    flags = {line.strip("│| ").split(" ")[0] for line in told.splitlines()}
+    assert "--down" in flags
+    assert "--no-down" not in told
+    assert "--previous" not in told
+    for setting in fields(EndpointConfig):
+        hidden = setting.name in ("previous", "model", "previous_model", "candidate")
+        assert hidden or f"--{setting.name.replace('_', '-')}" in flags
+
+
+def test_the_endpoint_gets_the_settings_that_others_read_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given: list[ServeConfig] = []
+
+    def prepare(config: ServeConfig) -> None:
+        given.append(config)
+        raise UserError("stop here, before Ray")
+
+    monkeypatch.setattr("serve.running.ingress.prepare", prepare)
+    monkeypatch.setattr("sys.argv", ["app.py", "--bundle", str(tmp_path), "--port", "8123", "--rate-limit", "3"])
+    assert app.main() == 2
+    expected = ServeConfig(EndpointConfig(str(tmp_path), rate_limit=3.0), port=8123).resolved()
+    assert given == [expected]
+    assert type(given[0].endpoint) is EndpointConfig

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,8 +18,12 @@ from models.catalog import ModelConfig, build
 from models.predictor import Predictor
 from models.preprocess import Preprocess
 from serve.promote import PromoteConfig
+from serve.promotion.compare import class_difference
 from serve.promotion.goldenstage import check_bundles
 from serve.promotion.judge import Limits
+from serve.promotion.modelchange import ModelChange, Outcome
+from serve.promotion.stages import Promotion
+from serve.running.note import Running
 from tests.promotions import add_golden, last_bias, make_nan, permute, rewrite
 from tests.serving import CLASSES, SIZE, write_tiny_bundle
 
@@ -41,7 +47,10 @@ def test_a_good_bundle_is_described(bundles: tuple[str, str]) -> None:
     found = check_bundles(new, old, LIMITS, threads=1)
     assert found.problems == ()
     assert found.seen[0].startswith("16 golden images: all as recorded")
-    assert found.seen[1] == "32 of 32 labels as the model in service"
+    assert found.seen[1] == (
+        "32 of 32 golden images (16 of the new bundle, 16 of the one in service) get the label that the model in "
+        "service gives"
+    )
     assert "times the time of the model in service" in found.seen[2]
     assert len(found.images) == 32
     assert found.new.id != Predictor.load(old).info.id
@@ -84,7 +93,17 @@ def test_permuted_classes_are_refused_though_all_was_recorded_anew(bundles: tupl
     new = rewrite(bundles[0], str(tmp_path / "new"), permute)
     add_golden(new)
     (problem,) = check_bundles(new, bundles[0], LIMITS).problems
-    assert "0 of 32 labels as the model in service: clearly below 80%" in problem
+    assert problem == (
+        "0 of 32 golden images (16 of the new bundle, 16 of the one in service) get the label that the model in "
+        "service gives: clearly below 80% (--min-agreement: lower it if the new model is meant to differ)"
+    )
+
+
+def test_a_model_that_is_meant_to_differ_passes_as_the_refusal_says(bundles: tuple[str, str], tmp_path: Path) -> None:
+    new = rewrite(bundles[0], str(tmp_path / "new"), permute)
+    assert check_bundles(new, bundles[0], replace(LIMITS, min_agreement=0)).problems == ()
+    (problem,) = check_bundles(new, bundles[0], LIMITS).problems
+    assert problem.startswith("0 of 16 golden images (16 of the one in service) get")
 
 
 def test_classes_in_another_order_are_refused(bundles: tuple[str, str], tmp_path: Path) -> None:
@@ -111,7 +130,8 @@ def test_a_bundle_that_takes_ten_times_as_long_is_refused(bundles: tuple[str, st
     model = build(ModelConfig(model="cnn", dense_units=8), classes=3, image_size=10 * SIZE)
     write_bundle(new, model, classes=CLASSES, preprocess=Preprocess.for_model("cnn", Resize(10 * SIZE)))
     problems = check_bundles(new, bundles[0], LIMITS).problems
-    assert any("times the time of the model in service (limit 5)" in problem for problem in problems)
+    said = "times the time of the model in service: above 5 (--max-latency-ratio: raise it if the new model may take"
+    assert any(said in problem for problem in problems)
 
 
 def test_other_classes_are_refused(bundles: tuple[str, str], tmp_path: Path) -> None:
@@ -119,8 +139,16 @@ def test_other_classes_are_refused(bundles: tuple[str, str], tmp_path: Path) -> 
     model = build(ModelConfig(model="cnn", dense_units=8), classes=2, image_size=SIZE)
     write_bundle(new, model, classes=["crab", "sponge"], preprocess=Preprocess.for_model("cnn", Resize(SIZE)))
     assert check_bundles(new, bundles[0], LIMITS).problems == (
-        "it knows the classes crab, sponge; in service are anemone, crab, eagle ray",
+        "its classes are not those in service (new: sponge; gone: anemone, eagle ray), and a model with other classes "
+        "cannot be promoted in place: end the endpoint and start it with the new bundle (on this machine "
+        f"`serve/app.py --down`, then `serve/app.py --bundle {new}`)",
     )
+
+
+def test_many_other_classes_are_not_all_named() -> None:
+    assert class_difference(["a", "b"], ["a"]) == "new: b; gone: none"
+    many = [f"bird {number:02}" for number in range(450)]
+    assert class_difference(["bird 00"], many).endswith("bird 09, bird 10 and 439 more")
 
 
 def test_the_model_in_service_is_not_promoted_again(bundles: tuple[str, str], tmp_path: Path) -> None:
@@ -154,3 +182,35 @@ def test_without_an_endpoint_the_command_says_so(
     monkeypatch.setattr("sys.argv", ["promote.py", "--abort"])
     assert serve.promote.main() == 2
     assert "no endpoint of yours runs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("asked", ["new", "--rollback"])
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_last_line_says_with_which_bundle_to_start_from_now_on(
+    asked: str, elsewhere: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An endpoint that is started as it was before would bring the old model back."""
+    done = Outcome("promoted", "model m is in service", "m", bundle="/runs/my birds/bundle")
+    monkeypatch.setattr(Promotion, "run", lambda self, bundle: done)
+    monkeypatch.setattr(ModelChange, "rollback", lambda self, say: done)
+    here = SimpleNamespace(state="running", url="http://127.0.0.1:1", dashboard="http://127.0.0.1:2")
+    monkeypatch.setattr(Running, "find", lambda port: here)
+    where = ["--endpoint", "http://e", "--dashboard", "http://d"] if elsewhere else []
+    monkeypatch.setattr("sys.argv", ["promote.py", asked, *where])
+    assert serve.promote.main() == 0
+    more = " (bundle='/runs/my birds/bundle' with Ray Serve's own commands)" if elsewhere else ""
+    assert capsys.readouterr().out.splitlines() == [
+        "promoted: model m is in service",
+        f"from now on start the endpoint with --bundle '/runs/my birds/bundle'{more}: a new start knows nothing of "
+        "this change",
+    ]
+
+
+def test_the_help_says_what_a_second_rollback_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["promote.py", "--help"])
+    with pytest.raises(SystemExit):
+        serve.promote.main()
+    told = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "a second --rollback undoes the first" in told

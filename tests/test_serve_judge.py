@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from serve.promotion.board import Board, Report, Status
-from serve.promotion.judge import Counts, Histogram, Limits, judge, stage_of, total
+from serve.promotion.judge import Counts, Histogram, Limits, judge, stage_of, total, waits_for
 from serve.promotion.promotionroutes import PromotionAnswer
 from tests.clocks import Clock
 
@@ -94,6 +94,14 @@ def test_once_there_is_enough_what_was_seen_decides() -> None:
 def test_all_reasons_are_told() -> None:
     verdict = judge(counts(100, agree=0.1, ratio=10.0, errors=50), LIMITS, 0)
     assert len(verdict.reasons) == 3
+    flags = ("--max-error-rate", "--min-agreement", "--max-latency-ratio")
+    assert all(reason.endswith(f", {flag})") for reason, flag in zip(verdict.reasons, flags, strict=True))
+
+
+def test_what_a_stage_waits_for_is_said() -> None:
+    assert waits_for(LIMITS, 0) == "100 images of requests are compared"
+    assert waits_for(LIMITS, 0.1).endswith("100 requests answered by the new model, which gets 10% of all")
+    assert waits_for(LIMITS, 1).endswith("100 requests answered by the new model")
 
 
 def test_the_median_is_not_moved_by_a_few_slow_images() -> None:

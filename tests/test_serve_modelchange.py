@@ -57,13 +57,18 @@ def test_going_back_is_one_step(cluster: Cluster, tmp_path: Path, monkeypatch: p
     assert change(cluster).rollback().result == "refused"
     promote(cluster)
     before = len(cluster.changes)
-    outcome = change(cluster).rollback()
+    said: list[str] = []
+    outcome = change(cluster).rollback(said.append)
+    assert said == ["going back from new to old: this is the model that the last promotion or --rollback took out"]
     assert outcome.result == "went back"
+    assert outcome.reason.endswith("in the place of new; a further --rollback undoes this: it returns to new")
+    assert outcome.bundle == "old"
     assert outcome.done
     assert outcome.model == "old"
     assert len(cluster.changes) == before + 1
     assert cluster.user_config == {"bundle": "old", "model": "old", "auth": "off", **previous("new")}
-    assert change(cluster).rollback().model == "new"  # and forth again
+    assert change(cluster).rollback(said.append).model == "new"  # and forth again, which is said before it is done
+    assert said[1].startswith("going back from old to new: this is the model that")
 
 
 def test_going_back_refuses_another_model_at_the_old_path(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,6 +80,7 @@ def test_going_back_refuses_another_model_at_the_old_path(cluster: Cluster, monk
     assert outcome.result == "refused"
     assert "old holds the model another now, but old was in service from there: put its files back" in outcome.reason
     assert len(cluster.changes) == before
+    assert outcome.bundle == ""
 
 
 def test_the_model_of_an_endpoint_that_names_none_is_asked_for(cluster: Cluster) -> None:
@@ -92,7 +98,9 @@ def test_going_back_asks_for_no_bundle_that_is_gone(cluster: Cluster) -> None:
 
 def test_going_back_during_a_promotion_ends_it(cluster: Cluster) -> None:
     ended: list[Outcome] = []
+    cluster.put({**cluster.user_config, "previous": "oldest"})
     cluster.events = [("watch", lambda: ended.append(change(cluster).rollback()))]
     assert promote(cluster).result == "stopped"
     assert ended[0].result == "aborted"
+    assert ended[0].reason.endswith("; a further --rollback goes back from it to oldest")
     assert cluster.user_config["bundle"] == "old"

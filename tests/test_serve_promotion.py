@@ -22,6 +22,7 @@ def test_a_good_model_comes_into_service(cluster: Cluster) -> None:
     assert outcome.done
     assert outcome.model == "new"
     assert "--rollback goes back to old" in outcome.reason
+    assert outcome.bundle == "new"
     assert cluster.user_config == {"bundle": "new", "model": "new", "auth": "off", **previous("old")}
     assert [(stage["stage"], stage["passed"]) for stage in outcome.stages] == [
         (name, True) for name in ("golden", *STAGES, "full")
@@ -81,7 +82,7 @@ def test_one_with_other_classes_never_answers(cluster: Cluster) -> None:
     other_classes(cluster.new)
     outcome = promote(cluster)
     assert outcome.result == "rolled back"
-    assert "it knows the classes" in outcome.reason
+    assert "its classes are not those in service (new: sponge; gone: " in outcome.reason
     cluster.sleep(1)
     assert set(cluster.answered) == {"old"}
 
@@ -101,8 +102,14 @@ def test_what_the_golden_images_say_against_it_is_the_end(cluster: Cluster) -> N
 
 def test_without_enough_requests_nothing_is_changed(cluster: Cluster) -> None:
     cluster.requests_a_second = 0
-    outcome = promote(cluster, stage_timeout_s=20)
+    said: list[str] = []
+    outcome = promote(cluster, stage_timeout_s=20, said=said)
     assert outcome.result == "stopped"
+    assert outcome.bundle == ""
+    assert (
+        "shadow ... until 20 images of requests are compared, for 20 s at most (--min-requests, --stage-timeout-s); if "
+        "nobody uses the endpoint, --without-traffic sends golden images"
+    ) in said
     assert "0 of 20 images compared" in outcome.reason
     assert "--without-traffic" in outcome.reason
     assert cluster.user_config == {"bundle": "old", "model": "old", "auth": "off", **previous("")}
@@ -118,7 +125,11 @@ def test_golden_images_may_stand_in_for_users(cluster: Cluster) -> None:
 
     image = picture(1)
     golden = GoldenStage(cluster.new.info, (), (), (image,))  # type: ignore[arg-type]
-    assert promote(cluster, golden=golden, traffic=traffic, canary=0.5).result == "promoted"
+    said: list[str] = []
+    assert promote(cluster, golden=golden, traffic=traffic, canary=0.5, said=said).result == "promoted"
+    (canary,) = [line for line in said if line.startswith("canary ...")]
+    assert "20 requests answered by the new model, which gets 50% of all, for 600 s at most" in canary
+    assert canary.endswith("golden images are sent meanwhile")
     assert set(sent) == {0.0, 0.5, 1.0}
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from serve.errors import ApiError
 from serve.promotion.board import BoardClient, OwnBoard, Report, Status
-from serve.promotion.compare import Comparer, Tally, is_number
+from serve.promotion.compare import Comparer, Tally, class_difference, is_number
 from serve.promotion.judge import Limits, Verdict, judge
 from serve.settings import CandidateConfig, EndpointConfig
 
@@ -189,7 +189,7 @@ class Candidates:
             model = await asyncio.to_thread(self._load, trial.settings)
             ours, theirs = trial.old.info.classes, model.info.classes
             if ours != theirs:
-                raise ValueError(f"it knows the classes {', '.join(theirs)}, in service are {', '.join(ours)}")
+                raise ValueError(f"its classes are not those in service ({class_difference(theirs, ours)})")
         except Exception as error:  # a candidate may fail in any way, and none may harm the replica
             logger.warning("the candidate %s does not load: %r", trial.config.bundle, error)
             trial.status, trial.problem = "failed", str(error) or repr(error)

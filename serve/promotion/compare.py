@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _SAMPLE: Final = 8
 # After a comparison comes a rest of so many times its length: at most a quarter of one core goes into comparing.
 _REST: Final = 3.0
+# Names in a list of classes that a person is shown.
+_NAMED: Final = 10
 
 
 class Tally:
@@ -105,6 +107,19 @@ class Comparer:
 def is_number(answers: "Sequence[Answer]") -> bool:
     """False where a model gave no number. All other failures are the image's, and the same with any model."""
     return not any(isinstance(answer, Failure) and answer.code == "not_a_number" for answer in answers)
+
+
+def class_difference(new: "Sequence[str]", old: "Sequence[str]") -> str:
+    """What the classes of two models do not have in common, in words: two whole lists hide it."""
+    return "; ".join(
+        f"{word}: {_named(sorted(set(these) - set(those)))}"
+        for word, these, those in (("new", new, old), ("gone", old, new))
+    )
+
+
+def _named(names: "Sequence[str]") -> str:
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return (", ".join(names[:_NAMED]) or "none") + more
 
 
 def _timed(model: "Model", images: "Sequence[Image]") -> "tuple[Sequence[Answer] | None, float]":

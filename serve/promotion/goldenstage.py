@@ -1,5 +1,6 @@
 """The first stage of a promotion, before anything is touched: both bundles are loaded here and shown golden images."""
 
+import shlex
 import statistics
 import time
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from models.golden import Golden, GoldenResult, check_golden, read_golden
 from models.metrics import wilson
 from models.predictor import Prediction, Predictor
 from serve.endpoint import warm_up
+from serve.promotion.compare import class_difference
 from serve.promotion.judge import Limits
 
 # Golden images are few: a limit counts as broken only where three standard deviations say so.
@@ -53,19 +55,31 @@ def check_bundles(
     if new.info.id == old.info.id:
         return GoldenStage(new.info, (), (f"model {new.info.id} is in service already",), ())
     if new.info.classes != old.info.classes:
-        classes = f"it knows the classes {', '.join(new.info.classes)}; in service are {', '.join(old.info.classes)}"
-        return GoldenStage(new.info, (), (classes,), ())
+        return GoldenStage(new.info, (), (_other_classes(new_bundle, new.info, old.info),), ())
     try:
         warm_up(new, 1)
     except UserError as error:
         return GoldenStage(new.info, (), (str(error),), ())
     golden, other = (read_golden(bundle, cache_dir=cache_dir) for bundle in (new_bundle, old_bundle))
-    images = [image for one in (golden, other) if one is not None for image in one.images]
+    ours, theirs = (() if one is None else tuple(one.images) for one in (golden, other))
+    images = [*ours, *theirs]
+    # Said with what was counted: each bundle's are test images of the data that it was made from.
+    parts = ((len(ours), "the new bundle"), (len(theirs), "the one in service"))
+    whose = ", ".join(f"{count} of {bundle}" for count, bundle in parts if count)
     seen, problems = _own_report(new, golden)
-    for found in (_agreement(new, old, images, limits), _latency(new, old, images, limits)):
+    for found in (_agreement(new, old, images, whose, limits), _latency(new, old, images, limits)):
         seen += found[0]
         problems += found[1]
     return GoldenStage(new.info, tuple(seen), tuple(problems), tuple(images))
+
+
+def _other_classes(bundle: str, new: BundleInfo, old: BundleInfo) -> str:
+    start = f"`serve/app.py --bundle {shlex.quote(bundle)}`"
+    return (
+        f"its classes are not those in service ({class_difference(new.classes, old.classes)}), and a model with other "
+        "classes cannot be promoted in place: end the endpoint and start it with the new bundle (on this machine "
+        f"`serve/app.py --down`, then {start})"
+    )
 
 
 def _own_report(new: Predictor, golden: Golden | None) -> tuple[list[str], list[str]]:
@@ -88,7 +102,9 @@ def _told(result: GoldenResult) -> str:
     return f"{result.images} golden images: {same}, {result.right} right"
 
 
-def _agreement(new: Predictor, old: Predictor, images: Sequence[Pixels], limits: Limits) -> tuple[list[str], list[str]]:
+def _agreement(
+    new: Predictor, old: Predictor, images: Sequence[Pixels], whose: str, limits: Limits
+) -> tuple[list[str], list[str]]:
     if not images:
         return [], []
     pairs = zip(new.predict(images), old.predict(images), strict=True)
@@ -96,9 +112,10 @@ def _agreement(new: Predictor, old: Predictor, images: Sequence[Pixels], limits:
         isinstance(ours, Prediction) and isinstance(theirs, Prediction) and ours.label == theirs.label
         for ours, theirs in pairs
     )
-    told = f"{agreed} of {len(images)} labels as the model in service"
+    told = f"{agreed} of {len(images)} golden images ({whose}) get the label that the model in service gives"
     if wilson(agreed, len(images), _Z)[1] < limits.min_agreement:
-        return [], [f"{told}: clearly below {limits.min_agreement:.0%}"]
+        way = "--min-agreement: lower it if the new model is meant to differ"
+        return [], [f"{told}: clearly below {limits.min_agreement:.0%} ({way})"]
     return [told], []
 
 
@@ -112,7 +129,8 @@ def _latency(new: Predictor, old: Predictor, images: Sequence[Pixels], limits: L
     milliseconds = 1000 * statistics.median(ours for ours, _ in pairs)
     told = f"{milliseconds:.3g} ms an image, {ratio:.1f} times the time of the model in service"
     if ratio > limits.max_latency_ratio:
-        return [], [f"{told} (limit {limits.max_latency_ratio:g})"]
+        way = "--max-latency-ratio: raise it if the new model may take longer"
+        return [], [f"{told}: above {limits.max_latency_ratio:g} ({way})"]
     return [told], []
 
 

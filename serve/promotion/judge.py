@@ -138,6 +138,15 @@ def judge(counts: Counts, limits: Limits, share: float) -> Verdict:
     return Verdict("wait", tuple(missing)) if missing else Verdict("good", tuple(_seen(counts)))
 
 
+def waits_for(limits: Limits, share: float) -> str:
+    """What a stage must have seen before it is passed, in words for who waits for it."""
+    compared = f"{limits.min_requests:,} images of requests are compared"
+    if share <= 0:
+        return compared
+    part = "" if share >= 1 else f", which gets {share:.0%} of all"
+    return f"{compared} and {limits.min_requests:,} requests answered by the new model{part}"
+
+
 def _missing(counts: Counts, limits: Limits, share: float) -> list[str]:
     wanted = limits.min_requests
     missing = []
@@ -155,17 +164,20 @@ def _broken(counts: Counts, limits: Limits, *, clear: bool) -> list[str]:
     bad = wilson(errors, runs, _Z)[0] > limits.max_error_rate if clear else errors > limits.max_error_rate * runs
     if bad and errors >= _FEWEST_ERRORS:
         nan = f", {counts.not_a_number:,} of them without a number as an answer" if counts.not_a_number else ""
-        found.append(f"it failed in {errors:,} of {runs:,} runs{nan} (limit {limits.max_error_rate:.1%})")
+        found.append(
+            f"it failed in {errors:,} of {runs:,} runs{nan} (limit {limits.max_error_rate:.1%}, --max-error-rate)"
+        )
     compared, agreed = counts.compared, counts.agreed
     if (wilson(agreed, compared, _Z)[1] if clear else agreed / max(compared, 1)) < limits.min_agreement:
         found.append(
             f"it gave {agreed:,} of {compared:,} images the label of the model in service "
-            f"({agreed / max(compared, 1):.0%}, limit {limits.min_agreement:.0%})"
+            f"({agreed / max(compared, 1):.0%}, limit {limits.min_agreement:.0%}, --min-agreement)"
         )
     # The median is above the limit where more than half of the pairs are.
     slow, pairs = counts.ratios.above(limits.max_latency_ratio), counts.ratios.total()
     if (wilson(slow, pairs, _Z)[0] if clear else slow / max(pairs, 1)) > 0.5:
-        found.append(f"it took {counts.ratios.median():.1f} times as long (limit {limits.max_latency_ratio:g})")
+        limit = f"(limit {limits.max_latency_ratio:g}, --max-latency-ratio)"
+        found.append(f"it took {counts.ratios.median():.1f} times as long {limit}")
     return found
 
 

@@ -40,6 +40,8 @@ class Outcome:
     """Id of the model in service now; empty where the endpoint did not say."""
     promotion: str = ""
     stages: list[dict[str, Any]] = field(default_factory=list)
+    bundle: str = ""
+    """The bundle that this command brought into service: what the endpoint must be started with from now on."""
 
     @property
     def done(self) -> bool:
@@ -102,12 +104,19 @@ class ModelChange:
         changed = {"bundle": bundle, "model": model, "previous": now["bundle"], "previous_model": before}
         self.put(app, **changed, candidate=None)
 
-    def rollback(self) -> Outcome:
-        """Put the bundle before this one in service, in one step; while a promotion runs, end that instead."""
+    def rollback(self, say: Callable[[str], None] = lambda line: None) -> Outcome:
+        """Put the bundle before this one in service, in one step; while a promotion runs, end that instead.
+
+        The settings remember one bundle before, so a second rollback undoes the first. `say` is told which model comes
+        before anything is changed: who presses twice in a hurry must see it.
+        """
         app = self.application()
-        if app.user_config.get("candidate"):
-            return self.abort()
         now, previous = app.user_config["bundle"], str(app.user_config.get("previous") or "")
+        if app.user_config.get("candidate"):
+            outcome = self.abort()
+            if previous:
+                outcome.reason += f"; a further --rollback goes back from it to {previous}"
+            return outcome
         if not previous:
             return self.outcome("refused", "no bundle before this one is known: promote the one that you want")
         # UserError where it is gone or damaged: Ray ends a replica that cannot take the settings it is given.
@@ -116,9 +125,16 @@ class ModelChange:
         if model != expected:
             why = f"{previous} holds the model {model} now, but {expected} was in service from there"
             return self.outcome("refused", f"{why}: put its files back, or promote the bundle that you want")
+        say(f"going back from {now} to {previous}: this is the model that the last promotion or --rollback took out")
         self.swap(app, previous, model)
         self.wait_in_service(previous, model, otherwise=app)
-        return self.outcome("went back", f"model {model} ({previous}) is in service again, in the place of {now}")
+        outcome = self.outcome(
+            "went back",
+            f"model {model} ({previous}) is in service again, in the place of {now}; a further --rollback undoes this: "
+            f"it returns to {now}",
+        )
+        outcome.bundle = previous
+        return outcome
 
     def abort(self, promotion: str = "") -> Outcome:
         """End the promotion under way, whoever began it; the model in service stays.

@@ -14,7 +14,7 @@ from typing import Any, Final
 from data.errors import UserError
 from data.images import Pixels
 from serve.promotion.goldenstage import GoldenStage
-from serve.promotion.judge import Limits, stage_of
+from serve.promotion.judge import Limits, stage_of, waits_for
 from serve.promotion.modelchange import EndedError, LostError, ModelChange, Outcome
 from serve.promotion.serveapi import Application
 
@@ -81,7 +81,7 @@ class Promotion:
             self._clear()
             raise
         reason = f"model {golden.new.id} is in service; --rollback goes back to {config['bundle']}"
-        return Outcome("promoted", reason, golden.new.id, self._id, self._stages)
+        return Outcome("promoted", reason, golden.new.id, self._id, self._stages, bundle)
 
     def _begin(self, bundle: str) -> Mapping[str, Any]:
         """The settings to begin from; what a command that died left behind is cleared away."""
@@ -142,7 +142,7 @@ class Promotion:
 
     def _stage(self, share: float, bundle: str, golden: GoldenStage) -> None:
         """Give the candidate this share of the requests, until it is known how it does."""
-        with self._told(stage_of(share)) as stage:
+        with self._told(stage_of(share), self._waits(share)) as stage:
             app = self._change.application()
             if share == 0 and app.user_config.get("candidate"):
                 raise LostError("another promotion began at the same time")
@@ -154,6 +154,14 @@ class Promotion:
             self._wait_loaded(share, golden.new.id)
             state = self._wait_good(share, golden.images)
             stage.update(seen=state["reasons"], counts=state["counts"])
+
+    def _waits(self, share: float) -> str:
+        """Told before the wait begins: on an endpoint that nobody uses it would last until the time is up."""
+        told = f"until {waits_for(self._plan.limits, share)}, for {self._plan.stage_timeout_s:.0f} s at most"
+        hint = "golden images are sent meanwhile"
+        if self._traffic is None:
+            hint = "if nobody uses the endpoint, --without-traffic sends golden images"
+        return f"{told} (--min-requests, --stage-timeout-s); {hint}"
 
     def _wait_loaded(self, share: float, model: str) -> None:
         """Until every replica that runs has this stage's settings, and the candidate that was checked."""
@@ -233,11 +241,11 @@ class Promotion:
         return Outcome(error.result, str(error), model, self._id, self._stages)
 
     @contextlib.contextmanager
-    def _told(self, name: str) -> Iterator[dict[str, Any]]:
-        """One stage: kept for the outcome, and told in a line when it is passed."""
+    def _told(self, name: str, waits: str = "") -> Iterator[dict[str, Any]]:
+        """One stage: kept for the outcome, and told in a line when it begins and when it is passed."""
         stage: dict[str, Any] = {"stage": name, "passed": False, "seconds": 0.0, "seen": []}
         self._stages.append(stage)
-        self._say(f"{name} ...")
+        self._say(f"{name} ... {waits}".rstrip())
         begin = self._change.clock()
         try:
             yield stage
