@@ -6,12 +6,13 @@ case; a byte order mark, Windows line ends, semicolons and tabs are understood.
 
 import contextlib
 import csv
+import hashlib
 import io
 import posixpath
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +21,7 @@ from data.errors import UserError
 from data.manifest import SPLIT_NAMES, Row, Source, looks_like_image, nfc
 from data.problems import Problem
 from data.store import Entry
+from data.words import counted
 
 _PATH: Final = ("path", "filename", "file")
 _LABEL: Final = ("label", "class")
@@ -53,7 +55,7 @@ def read(path: str, images: str) -> Source:
             problems.append(Problem(name, "outside", f"not under {images}; left out", line.number))
         else:
             stated.append((line, key, label))
-    files, unnamed = _find(images, [key for _, key, _ in stated])
+    files, unnamed = _find(images, [key for _, key, _ in stated], ours=columns == OURS)
     resolved = [
         (line, files.get(key) or Entry(_address(images, key), key, 0, ""), label) for line, key, label in stated
     ]
@@ -191,29 +193,44 @@ def _once(stated: list[tuple[_Line, Entry, str]]) -> tuple[list[tuple[_Line, Ent
     return kept, problems
 
 
-def _find(images: str, keys: list[str]) -> tuple[dict[str, Entry], list[Problem]]:
+def _find(images: str, keys: list[str], *, ours: bool) -> tuple[dict[str, Entry], list[Problem]]:
     """The files that the keys mean, and a problem for each folder that holds images without rows.
 
     Only folders that rows name are listed: a CSV in a home folder must not make us walk the home. A name is found in
-    either Unicode form, and with Windows' backslashes.
+    either Unicode form, and with Windows' backslashes. In a table of `ours` a copy of an image that has a row was left
+    out on purpose, or is kept with its correction: that is no problem.
     """
     inside = {key: nfc(_slashes(key)) for key in keys if not store.is_remote(key) and not posixpath.isabs(key)}
     listed = _listed(images, {posixpath.dirname(key) for key in (*inside, *inside.values())})
     exact = {entry.key: entry for entry in listed}
     alike = {nfc(entry.key): entry for entry in listed}
     found = {key: exact.get(key) or alike.get(plain) for key, plain in inside.items()}
-    named = {entry.path for entry in found.values() if entry}
+    named = {entry.path: entry for entry in found.values() if entry}
+    left = [entry for entry in listed if entry.path not in named and looks_like_image(entry.key)]
+    copies = _copies(left, named.values()) if ours else frozenset()
     unnamed: dict[str, list[str]] = defaultdict(list)
-    for entry in listed:
-        if entry.path not in named and looks_like_image(entry.key):
+    for entry in left:
+        if entry.path not in copies:
             unnamed[store.parent(entry.path)].append(posixpath.basename(entry.key))
     for key in keys:
         if key not in inside:
             found[key] = store.find(key, _relative(key))
     return {key: entry for key, entry in found.items() if entry}, [
-        Problem(folder, "no_row", f"{len(names)} image files without a row, e.g. {min(names)}; not used")
+        Problem(folder, "no_row", f"{counted(len(names), 'image file')} without a row, e.g. {min(names)}; not used")
         for folder, names in sorted(unnamed.items())
     ]
+
+
+def _copies(some: Iterable[Entry], others: Iterable[Entry]) -> frozenset[str]:
+    """Paths of those whose bytes one of the others has. Only files of a size that both sides know are read."""
+    some, others = list(some), list(others)
+    sizes = {entry.size for entry in some} & {entry.size for entry in others}
+    hashes = [
+        {path: hashlib.sha256(blob).digest() for path, blob in store.read_many(fitting) if isinstance(blob, bytes)}
+        for fitting in ([entry.path for entry in side if entry.size in sizes] for side in (some, others))
+    ]
+    known = set(hashes[1].values())
+    return frozenset(path for path, found in hashes[0].items() if found in known)
 
 
 def _listed(images: str, folders: set[str]) -> list[Entry]:
@@ -245,7 +262,8 @@ def _split(line: _Line, path: str) -> tuple[str, list[Problem]]:
 def _unknown_splits(rows: list[Row]) -> tuple[str, ...]:
     said = Counter(row.columns.get("split", "") for row in rows if not row.split)
     return tuple(
-        f"The split {value!r} of {count} images is not known and was read as empty: write train, validation or test."
+        f"The split {value!r} of {counted(count, 'image')} is not known and was read as empty: write train, "
+        "validation or test."
         for value, count in sorted(said.items())
         if value
     )

@@ -10,6 +10,7 @@ from data.images import IMAGE_SUFFIXES
 from data.pack import Outcome
 from data.problems import Problem
 from data.store import Entry
+from data.words import counted
 
 Item = TypeVar("Item")
 
@@ -108,7 +109,7 @@ def _same_names(rows: list[tuple[Row, str]]) -> list[Problem]:
 def _label_problems(rows: list[tuple[Row, str]]) -> list[Problem]:
     by_label = _by(rows, lambda pair: pair[0].label)
     problems = [
-        Problem("", "few_images", f"label {label!r} has {_count(len(same), 'image')}; kept")
+        Problem("", "few_images", f"label {label!r} has {counted(len(same), 'image')}; kept")
         for label, same in by_label.items()
         if len(same) < FEW_IMAGES
     ]
@@ -149,9 +150,10 @@ def torn_notes(groups: Sequence[str], splits: Sequence[str]) -> list[str]:
     ):
         held = [group for group, split in zip(groups, splits, strict=True) if split == part]
         if shared := sum(group in train for group in held):
+            verb = "shares" if shared == 1 else "share"
             notes.append(
-                f"{shared} of {len(held)} {part} images share a group with training images, "
-                f"because the given split tears groups apart: {harm}."
+                f"{shared} of {counted(len(held), f'{part} image')} {verb} a group with "
+                f"training images, because the given split tears groups apart: {harm}."
             )
     return notes
 
@@ -165,7 +167,3 @@ def _by(items: Iterable[Item], key: Callable[[Item], str]) -> dict[str, list[Ite
 
 def _some(names: Sequence[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" + ("" if number == 1 else "s")

@@ -147,8 +147,10 @@ def add_scores(
     confidences: Sequence[int] = (),
     golden: Sequence[Mapping[str, Any]] = (),
     golden_file: bytes = b"",
+    thresholds: Mapping[str, float | None] | None = None,
 ) -> BundleInfo:
-    """Put into a bundle what is known only after the predictor has run on it, in place of what it had. Its id stays.
+    """Put into a bundle what is known only after the predictor has run on it, in place of what it had. Its id stays,
+    unless other `thresholds` are given (None keeps those that it has).
 
     Golden images go first and bundle.json, which names their checksum, last. ValueError for what `read_info` would
     refuse.
@@ -164,6 +166,9 @@ def add_scores(
         golden=[dict(answer) for answer in golden],
         fingerprints=fingerprints,
     )
+    if thresholds is not None:
+        info = replace(info, thresholds=dict(thresholds))
+        info = replace(info, id=bundle_id(info))
     check_fields(info.as_dict())
     if golden:
         store.write(store.join(folder, GOLDEN_FILE), golden_file)

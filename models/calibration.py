@@ -1,7 +1,7 @@
 """Probabilities that mean something: one temperature and one threshold, both from the validation images."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -23,6 +23,9 @@ CONFIDENT_ACCURACY = 0.95
 """What "confident" promises on the validation images."""
 CONFIDENT_LEAST = 20
 """With fewer images above a threshold its accuracy says too little (20 of 20 right is 84-100 % by Wilson)."""
+
+NONE_CONFIDENT: Final[dict[str, float | None]] = {"confident": None}
+"""The thresholds of a model of which nothing is promised."""
 
 # A probability may differ by this much between a batch and a single image, and must not change sides for it.
 _TOLERANCE = 1e-5

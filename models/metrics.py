@@ -1,6 +1,6 @@
 """How good a classifier is, with intervals, and always beside what guessing would reach. numpy only."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -87,6 +87,12 @@ class Scores:
             for each in values["per_class"]
         ]
         return values
+
+
+def beats_majority(scores: Mapping[str, Any]) -> bool:
+    """Whether scores, as a report holds them, are shown to be better than always naming the commonest label: the whole
+    95 % interval of the accuracy lies above that."""
+    return bool(scores["accuracy_interval"][0] > scores["majority_rate"])
 
 
 def confusion_matrix(predicted: Array, labels: Array, classes: int) -> Array:

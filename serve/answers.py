@@ -32,7 +32,7 @@ class ImagePrediction(BaseModel):
     probabilities: dict[str, float] = Field(description="The probability of every class; they sum to 1.")
     confident: bool | None = Field(
         description="True where the probability is so high that the model was right for at least 95 % of such "
-        "validation images; null if no probability was high enough for that."
+        "validation images; null if the model promises that of no probability."
     )
     file: str | None = Field(default=None, description="The file name in the multipart body; absent for a raw body.")
 

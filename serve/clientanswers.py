@@ -21,7 +21,7 @@ class Answer:
     probabilities: Mapping[str, float]
     """Of each class; they sum to 1."""
     confident: bool | None
-    """Whether the model was right for at least 95 % of such validation images; None if it never was."""
+    """Whether the model was right for at least 95 % of such validation images; None if it promises nothing."""
 
 
 @dataclass(frozen=True)

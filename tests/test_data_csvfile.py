@@ -87,7 +87,7 @@ def test_a_given_split_that_tears_groups_apart_is_said_aloud(tmp_path: Path) -> 
     got = load(tmp_path, *rows, header="path,label,group,split")
     said = "2 of 3 test images share a group with training images, because the given split tears groups apart"
     assert any(note.startswith(said) and "test accuracy measures memory" in note for note in got.notes)
-    assert any(note.startswith("1 of 1 validation images share") for note in got.notes)
+    assert any(note.startswith("1 of 1 validation image shares a group") for note in got.notes)
 
 
 def test_an_unknown_split_is_said_aloud(tmp_path: Path) -> None:
@@ -95,4 +95,4 @@ def test_an_unknown_split_is_said_aloud(tmp_path: Path) -> None:
     rows = [f"d1/{n}.png,{'ab'[n % 2]},{split}" for n, split in enumerate(splits)]
     got = load(tmp_path, *rows, header="path,label,split")
     assert any(re.search(r"The split 'dev' of 2 images is not known", note) for note in got.notes)
-    assert not any("share a group" in note for note in got.notes)
+    assert not any("a group with training images" in note for note in got.notes)

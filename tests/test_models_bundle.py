@@ -100,6 +100,15 @@ def test_scores_come_later_and_keep_the_id(model: Classifier, tmp_path: Path) ->
     assert read_info(str(tmp_path / "b")) == expected
 
 
+def test_a_threshold_that_the_scores_take_away_changes_the_id(model: Classifier, tmp_path: Path) -> None:
+    written = write(tmp_path / "b", model)
+    updated = add_scores(str(tmp_path / "b"), metrics={}, thresholds={"confident": None})
+    assert (updated.thresholds, updated.id) == ({"confident": None}, bundle_id(updated))
+    assert updated.id != written.id
+    assert read_info(str(tmp_path / "b")) == updated
+    assert Predictor.load(str(tmp_path / "b")).info == updated
+
+
 def test_a_bundle_of_format_1_is_still_one(model: Classifier, tmp_path: Path) -> None:
     """Its id was given when torch was the only engine, and there were no golden images."""
     written = write(tmp_path / "b", model, engine="torch")

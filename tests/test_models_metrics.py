@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from models.metrics import score, wilson
+from models.metrics import beats_majority, score, wilson
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -58,12 +58,21 @@ def test_wilson_holds_the_share_and_mirrors() -> None:
         wilson(3, 2)
 
 
+@pytest.mark.parametrize(("right", "shown"), [(20, False), (21, True)])
+def test_better_than_guessing_is_the_whole_interval(right: int, shown: bool) -> None:
+    """Half of 30 are of each class; 20 of 30 is 0.49-0.81 by Wilson, 21 is 0.52-0.83."""
+    labels = np.arange(30) % 2
+    named = np.where(np.arange(30) < right, labels, 1 - labels)
+    assert beats_majority(score(np.eye(2)[named], labels, "ab").as_dict()) == shown
+
+
 def test_the_majority_stands_beside_the_score() -> None:
     probabilities = np.eye(3)[[0, 0, 1, 0]]
     scores = score(probabilities, np.array([0, 1, 1, 1]), "abc", training_labels=np.array([0, 0, 1]))
     assert (scores.majority_label, scores.majority_rate) == ("b", 0.75)
     assert (scores.training_majority_label, scores.training_majority_rate) == ("a", 0.25)
     assert scores.accuracy == 0.5
+    assert not beats_majority(scores.as_dict())
     assert scores.balanced_accuracy == pytest.approx((1 + 1 / 3) / 2)
     third = scores.per_class[2]
     assert (third.n, third.recall, third.precision, third.recall_interval) == (0, None, None, (0.0, 1.0))

@@ -65,6 +65,19 @@ def test_changed_labels_keep_their_split_and_new_images_are_trained_on(searched:
     assert dict(zip(added["label"], added["split"], strict=True)) == {"crab": "train", "eel": "test"}  # with its group
 
 
+def test_the_kept_copy_of_a_corrected_image_is_no_problem(searched: Collection, tmp_path: Path) -> None:
+    """Its row is the one that it had; a file that nobody named is still one."""
+    said = tmp_path / "said"
+    say(said, Correction(picture(0, 12), "kea"), Correction(picture(100, 12), "crab"))
+    gather(config(tmp_path))
+    problems = load(tmp_path / "labels.csv", tmp_path).problems
+    assert problems[problems["problem"] == "no_row"].empty
+    (said / "images" / "stranger.png").write_bytes(picture(101, 12))
+    problems = load(tmp_path / "labels.csv", tmp_path).problems
+    (row,) = problems[problems["problem"] == "no_row"].to_dict("records")
+    assert row["detail"] == "1 image file without a row, e.g. stranger.png; not used"
+
+
 def test_what_it_refuses(searched: Collection, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="said: no corrections there"):
         gather(config(tmp_path))

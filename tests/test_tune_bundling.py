@@ -10,10 +10,12 @@ from data.collection import Collection
 from data.errors import UserError
 from data.images import Failure
 from models.bundle import read_info
+from models.calibration import Calibration
 from models.engine import fastest
 from models.golden import MOST, check_golden, read_golden
 from models.predictor import Prediction, Predictor
 from tune import bundling
+from tune.report import verdicts
 from tune.trial import Job
 
 pytestmark = pytest.mark.ray  # Job's module imports it
@@ -58,6 +60,23 @@ def test_a_bundle_holds_what_it_takes_to_check_it_again(job: Job, checkpoint: st
         assert any(np.allclose(list(answer.probabilities.values()), other, atol=1e-5) for other in found)
 
 
+@pytest.mark.parametrize("better", [True, False])
+def test_nothing_is_confident_of_a_model_that_beats_no_guess(
+    better: bool, job: Job, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundling, "calibrate", lambda *_: Calibration(1.0, {"confident": 0.5}))
+    monkeypatch.setattr(bundling, "beats_majority", lambda scores: better and scores["n"] == 16)
+    scored = bundling.make_bundle(job, checkpoint, str(tmp_path / "b"))
+    assert scored.info.thresholds == {"confident": 0.5 if better else None}
+    predictor = Predictor.load(str(tmp_path / "b"))
+    (answer,) = predictor.predict([Path(job.collection.subset("test").paths[0]).read_bytes()])
+    assert isinstance(answer, Prediction)
+    assert answer.confident is (True if better else None)
+    golden = read_golden(str(tmp_path / "b"))
+    assert golden is not None
+    assert check_golden(predictor, golden).problems == ()
+
+
 def test_images_without_an_answer_are_no_golden_ones_and_have_no_confidence(
     job: Job, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,3 +98,12 @@ def test_a_split_without_images_is_said(job: Job, checkpoint: str, tmp_path: Pat
     fields = {name: without[name] for name in Collection.__dataclass_fields__}
     with pytest.raises(UserError, match="no images in the test split; give more groups"):
         bundling.make_bundle(Job(job.model, job.train, Collection(**fields)), checkpoint, str(tmp_path / "b"))
+
+
+def test_the_verdict_says_why_nothing_is_confident() -> None:
+    scores = {"accuracy_interval": [0.5, 0.8], "majority_rate": 0.6, "majority_label": "eel", "n": 20}
+    nothing = {"test": scores, "thresholds": {"confident": None}}
+    (line,) = verdicts(nothing)
+    assert line.startswith("not shown to be better than always naming eel (0.600 on 20 test images), so no answer is")
+    (line,) = verdicts({**nothing, "test": {**scores, "accuracy_interval": [0.7, 0.8]}})
+    assert line == "no probability is called confident: the validation images are too few or too often wrong"

@@ -57,6 +57,14 @@ def test_the_storys_gap_is_no_accident_of_fifty_images() -> None:
     assert "(0.77) and not the others (0.34)" in rules(examination.after(replace(story(), table=table)))["gap"].what
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_frozen_base_is_no_advice_to_whom_has_one(frozen: bool) -> None:
+    table = story().table.assign(last_training_accuracy=0.77)
+    gap = rules(examination.after(replace(story(), table=table, frozen=frozen)))["gap"]
+    assert ("frozen backbone" in gap.advice) != frozen
+    assert gap.advice.startswith("--augment light or strong")
+
+
 # Silence
 
 

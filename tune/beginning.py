@@ -10,6 +10,7 @@ from typing import TypeVar
 from data import cachefolder, store
 from data.collection import Collection, load_collection
 from data.errors import UserError
+from data.words import counted
 from models.catalog import build
 from tune.outputs import RunFolder, begin, find_run, remember, saved_settings, working_on
 from tune.session import Session, start_ray
@@ -74,7 +75,11 @@ def _write_data(collection: Collection, run: RunFolder) -> None:
     print(
         f"images      {len(collection.table)} in {len(collection.classes)} classes: "
         + ", ".join(f"{counts.get(split, 0)} {split}" for split in ("train", "validation", "test"))
-        + (f"; {len(collection.problems)} problems, see {run.path('problems.csv')}" if len(collection.problems) else "")
+        + (
+            f"; {counted(len(collection.problems), 'problem')}, see {run.path('problems.csv')}"
+            if len(collection.problems)
+            else ""
+        )
     )
 
 

@@ -212,7 +212,8 @@ class Budget:
         timed = [f"limit {self.budget_minutes:g} minutes of searching, {meter.seconds / 60:.1f} of them used"]
         timed = timed if self.budget_minutes else []
         if len(unpriced) == len(meter.nodes):
-            return [_FREE + (f"; --budget-usd {self.budget_usd:g} never ends it" if self.budget_usd else ""), *timed]
+            never = f"warning: --budget-usd {self.budget_usd:g} never ends it here: give --budget-minutes"
+            return [_FREE, *([never] if self.budget_usd else []), *timed]
         lines = [*meter.price_lines(), *(f"counted as 0 USD: {reason}" for reason in unpriced.values())]
         rate = meter.usd_per_hour
         total = f"{rate:.4g} USD an hour in all, computed from a dated price table, without disks, traffic and tax"

@@ -12,8 +12,8 @@ from data.errors import UserError
 from data.images import Failure
 from models import checkpoint, confidences, engine, golden
 from models.bundle import BundleInfo, add_scores, write_bundle
-from models.calibration import calibrate
-from models.metrics import score
+from models.calibration import NONE_CONFIDENT, calibrate
+from models.metrics import beats_majority, score
 from models.predictor import Predictor
 from models.training import TrainingData, load_best
 from tune.trial import Job
@@ -64,6 +64,9 @@ def make_bundle(job: Job, checkpoint_folder: str, bundle: str) -> Scored:
         confidences=confidences.histogram(answered["validation"].top_probabilities()),
         golden=kept.entries() if kept else (),
         golden_file=kept.file() if kept else b"",
+        # The threshold is from the validation images, by which the trial was chosen too. Where the test images do not
+        # show that the model knows more than the commonest class, what it promises there holds nowhere else.
+        thresholds=None if beats_majority(metrics["test"]) else NONE_CONFIDENT,
     )
     return Scored(info, metrics)
 

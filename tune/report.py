@@ -8,7 +8,9 @@ from typing import Any
 import pandas as pd
 
 from data.collection import Collection
+from data.words import counted
 from models.catalog import ModelConfig
+from models.metrics import beats_majority
 from tune.bundling import Scored
 from tune.doctor import examination
 from tune.doctor.facts import Finding
@@ -114,7 +116,7 @@ def last_lines(report: dict[str, Any], run: RunFolder) -> list[str]:
     if "duel" in report:
         lines += duel_lines(report["duel"])
     lines += [f"{split:<12}{_score_line(report[split])}" for split in ("validation", "test")]
-    lines += [f"verdict     {line}" for line in _verdicts(report)]
+    lines += [f"verdict     {line}" for line in verdicts(report)]
     found = [Finding(**finding) for finding in report.get("search", {}).get("doctor", [])]
     lines += examination.lines(examination.of_trials(found))
     if "spending" in report:
@@ -127,18 +129,19 @@ def last_lines(report: dict[str, Any], run: RunFolder) -> list[str]:
     return lines
 
 
-def _verdicts(report: dict[str, Any]) -> list[str]:
+def verdicts(report: dict[str, Any]) -> list[str]:
     """What the numbers say in words, where they say that something is missing."""
     test, lines = report["test"], []
     if "search" in report:
         search = report["search"]
         lines.append(words(search["gain"], search["best_trial"], search["top_trial"]))
-    if test["accuracy_interval"][0] <= test["majority_rate"]:
+    if not beats_majority(test):
         lines.append(
             f"not shown to be better than always naming {test['majority_label']} ({test['majority_rate']:.3f} on "
-            f"{test['n']} test images): give more images, more --epochs, or a pretrained --model"
+            f"{counted(test['n'], 'test image')}), so no answer is called confident: give more images, more --epochs, "
+            "or a pretrained --model"
         )
-    if report["thresholds"].get("confident") is None:
+    elif report["thresholds"].get("confident") is None:
         lines.append("no probability is called confident: the validation images are too few or too often wrong")
     return lines
 
@@ -171,7 +174,7 @@ def _cost_line(spending: dict[str, float]) -> str:
 def _score_line(scores: dict[str, Any]) -> str:
     low, high = scores["accuracy_interval"]
     return (
-        f"accuracy {scores['accuracy']:.3f} (95 % interval {low:.3f}-{high:.3f}, {scores['n']} images); "
+        f"accuracy {scores['accuracy']:.3f} (95 % interval {low:.3f}-{high:.3f}, {counted(scores['n'], 'image')}); "
         f"always naming {scores['majority_label']} gives {scores['majority_rate']:.3f}; "
         f"balanced {scores['balanced_accuracy']:.3f}, macro-F1 {scores['macro_f1']:.3f}, "
         f"log loss {scores['log_loss']:.3f}"

@@ -7,6 +7,7 @@ from typing import Any
 
 from data import cachefolder
 from data.errors import UserError
+from data.words import counted
 from tune import distributed
 from tune.beginning import begun
 from tune.bundling import make_bundle
@@ -39,9 +40,10 @@ def search(config: SearchConfig) -> int:
         if config.contestants:
             return _duel(config, job, run, session)
         plan = plan_of(config, begun=config.resume and has_state(run))
-        print(f"search      {plan.trials} trials of {config.model.model}: {plan.space.describe()}", flush=True)
+        what = f"{counted(plan.trials, 'trial')} of {config.model.model}"
+        print(f"search      {what}: {plan.space.describe()}", flush=True)
         if len(plan.points) > 1:
-            print(f"warm start  {len(plan.points) - 1} point(s) of {config.warm_start} are tried after the defaults")
+            print(f"warm start  {counted(len(plan.points) - 1, 'point')} of {config.warm_start}, after the defaults")
         meter = meter_of(config, session)
         recall(run, meter)
         print("\n".join(f"cost        {line}" for line in config.budget.quote(meter)))

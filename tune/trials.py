@@ -8,6 +8,7 @@ import pandas as pd
 import ray.tune.experiment
 
 from data import store
+from data.words import counted
 from tune.objectives import ACCURACY, MEASURED, OBJECTIVES
 from tune.space import NUMBER
 
@@ -115,4 +116,4 @@ def commonest_error(table: pd.DataFrame) -> str:
     if not errors:
         return ""
     text, count = Counter(errors).most_common(1)[0]
-    return f"{text} ({count} of {len(table)} trials)"
+    return f"{text} ({count} of {counted(len(table), 'trial')})"

@@ -82,7 +82,7 @@ function unknowable(model, test) {
   points.push(
     typeof model.thresholds?.confident === "number"
       ? `Whether this very answer is right. "The model is not sure" stands below a probability of ${percent(model.thresholds.confident)}, from which 95\u00a0% of such images were right.`
-      : `When it is right. No probability was high enough for 95\u00a0% of such images to be right, so "the model is not sure" stands everywhere.`,
+      : `When it is right. The model promises of no probability that 95\u00a0% of such images are right, so "the model is not sure" stands everywhere.`,
   );
   return make("ul", {}, ...points.map((text) => make("li", {}, text)));
 }

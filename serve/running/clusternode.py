@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from data.errors import UserError
 from serve.running.ingress import INSTEAD, binary_of, tuning
 from serve.running.standin import stand_in
 from serve.settings import EndpointConfig, ServeConfig
@@ -21,6 +22,10 @@ FOLDER: Final = "~/.eagleray/haproxy"
 """HAProxy's files on a node: not below /tmp, which is everybody's to write to."""
 # Ray's own: nothing else listens on them on a node.
 PORTS: Final = {"metrics": 9101, "stats": 8404}
+MARK: Final = "EAGLERAY_NODE"
+"""Set in every process of a Ray that was started with these lines."""
+# What a node is started for, whatever is deployed on it later.
+_STARTED_FOR: Final = ServeConfig(EndpointConfig("none-yet"))
 
 
 def settings(config: ServeConfig, folder: str, environ: Mapping[str, str]) -> dict[str, str]:
@@ -41,12 +46,31 @@ def settings(config: ServeConfig, folder: str, environ: Mapping[str, str]) -> di
     }
 
 
+def refuse_too_late(config: ServeConfig, environ: Mapping[str, str]) -> None:
+    """UserError for what is asked of an endpoint on a cluster's node and can only be set when the node is started:
+    it would do nothing, and nobody would be told. Elsewhere nothing is refused."""
+    if MARK not in environ:
+        return
+    names = ("host", "port", "ingress", "tls_cert", "tls_key")
+    if unheard := [name for name in names if getattr(config, name) != getattr(_STARTED_FOR, name)]:
+        what = "without effect on a cluster, whose endpoint is on port 8000 of each node's loopback, behind HAProxy"
+        raise UserError(f"{', '.join(unheard)}: {what}; leave it out and come in through `ray exec -p 8000`")
+    most = {
+        "request_timeout_s": (config.request_timeout_s, _STARTED_FOR.request_timeout_s),
+        "body_timeout_s": (config.endpoint.body_timeout_s, _STARTED_FOR.endpoint.body_timeout_s),
+    }
+    for name, (asked, limit) in most.items():
+        if asked > limit:
+            raise UserError(
+                f"{name} must be <= {limit:g} on a cluster: its HAProxy was started for that; got {asked:g}"
+            )
+
+
 def main() -> int:
-    config = ServeConfig(EndpointConfig("none-yet"))
-    found = settings(config, str(Path(FOLDER).expanduser()), {})
+    found = settings(_STARTED_FOR, str(Path(FOLDER).expanduser()), {})
     if found["RAY_SERVE_ENABLE_HA_PROXY"] == "0":
         print(f"no HAProxy is installed: {INSTEAD}", file=sys.stderr)
-    for name, value in found.items():
+    for name, value in {**found, MARK: "1"}.items():
         print(f"export {name}={shlex.quote(value)}")
     return 0
 

@@ -5,6 +5,7 @@ is imported in the replica.
 """
 
 import logging
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import ray.serve
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
+from serve.running.clusternode import refuse_too_late
 from serve.settings import EndpointConfig, ServeConfig
 
 if TYPE_CHECKING:
@@ -112,4 +114,6 @@ def _growth(config: ServeConfig) -> AutoscalingConfig:
 
 def build(args: Mapping[str, Any]) -> ray.serve.Application:
     """The application from flat arguments, as `serve run serve.app:app bundle=runs/NAME/bundle` gives them."""
-    return build_application(ServeConfig.from_arguments(args))
+    config = ServeConfig.from_arguments(args)
+    refuse_too_late(config, os.environ)
+    return build_application(config)

@@ -2,6 +2,7 @@
 
 import math
 
+from data.words import counted
 from tune.doctor.facts import Facts, Finding, half_width
 from tune.space import Choice, Dimension, Float
 
@@ -74,7 +75,7 @@ def few_trials(facts: Facts) -> Finding | None:
         return None
     return Finding(
         "few-trials",
-        f"{facts.planned} trials for {dimensions} searched hyperparameters",
+        f"{counted(facts.planned, 'trial')} for {counted(dimensions, 'searched hyperparameter')}",
         "the first is the defaults and the next ones are drawn at random: most combinations stay unseen",
         f"give --trials {5 * dimensions} or more, or search fewer hyperparameters",
         "warning" if facts.planned < dimensions else "note",
@@ -88,7 +89,8 @@ def patience(facts: Facts) -> Finding | None:
     return Finding(
         "patience",
         "early stopping can hardly ever act",
-        f"it waits {facts.patience} epochs for a better validation loss, and no trial has more than {epochs.high}",
+        f"it waits {counted(facts.patience, 'epoch')} for a better validation loss, and no trial has more than "
+        f"{epochs.high}",
         f"give --epochs above {facts.patience + 1}, or a smaller --patience",
         "note",
     )
@@ -99,7 +101,7 @@ def small_validation(facts: Facts) -> Finding | None:
         return None
     return Finding(
         "small-validation",
-        f"{facts.n} validation images cannot tell trials apart",
+        f"{counted(facts.n, 'validation image')} cannot tell trials apart",
         f"an accuracy of 0.5 on them has a 95 % interval of plus or minus {half:.2f}",
         "give more images or more groups; until then take the best trial as one of several equals",
     )
@@ -111,9 +113,10 @@ def rare_class(facts: Facts) -> Finding | None:
     if not rare:
         return None
     listed = ", ".join(f"{label} {count}" for label, count in list(rare.items())[:5])
+    have = "has" if len(rare) == 1 else "have"
     return Finding(
         "rare-class",
-        f"{len(rare)} of {len(facts.classes)} classes have fewer than {_RARE} validation images",
+        f"{len(rare)} of {len(facts.classes)} classes {have} fewer than {_RARE} validation images",
         listed + (", ..." if len(rare) > 5 else ""),
         "label more of them, merge them with others, or read nothing into their scores",
         "warning" if 0 in rare.values() else "note",

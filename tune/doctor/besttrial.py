@@ -29,7 +29,8 @@ def gap(facts: Facts) -> Finding | None:
         "gap",
         f"the best trial knows its training images ({train:.2f}) and not the others ({best:.2f})",
         f"with {facts.n} validation images the accuracy is at most {high:.2f}: the gap is no accident of the split",
-        "--augment light or strong, more --dropout, images from more groups; with few images a frozen backbone",
+        "--augment light or strong, more --dropout, images from more groups"
+        + ("" if facts.frozen else "; with few images a frozen backbone"),
     )
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pandas as pd
 
+from data.words import counted
 from models.metrics import wilson
 from tune.doctor.beforehand import MOSTLY_ONE, WIDE, dead_above
 from tune.doctor.facts import FEW, SCORE, Facts, Finding, half_width, z_of_many
@@ -28,7 +29,7 @@ def collapsed(facts: Facts) -> Finding | None:
     one = "; they name one class for every image, or do no better" if known else ""
     return Finding(
         "collapsed",
-        f"{count} of {total} trials ended at chance",
+        f"{count} of {counted(total, 'trial')} ended at chance",
         f"validation accuracy {said}, always naming the commonest of {len(facts.validation_counts)} classes gives "
         f"{facts.majority:.2f} on these {facts.n} images{one}",
         "mend this before trusting the best of the rest: the learning rate first, then labels and images",

@@ -9,6 +9,7 @@ import pandas as pd
 
 from data import store
 from data.errors import UserError
+from data.words import counted
 from tune.doctor import examination
 from tune.doctor.facts import Facts
 from tune.duel.duelists import CONTESTANT, SEEDS, Contestant, Rates, Seeds
@@ -85,8 +86,8 @@ class Duel:
     def _announce(self) -> None:
         names = ", ".join(contestant.name for contestant in self._contestants)
         print(
-            f"duel        {names}: each tries {self._config.trials_each} learning rate(s), then the best of them from "
-            f"{SEEDS} seeds; at most {self._most_epochs} epochs a training"
+            f"duel        {names}: each tries {counted(self._config.trials_each, 'learning rate')}, then the best "
+            f"of them from {SEEDS} seeds; at most {counted(self._most_epochs, 'epoch')} a training"
         )
         print("\n".join(f"cost        {line}" for line in self._config.budget.quote(self._meter)), flush=True)
 
@@ -100,7 +101,7 @@ class Duel:
         spent = self._meter.state()
         self._meter = meter_of(self._config, self._session)
         self._meter.restore({**spent, "trials": {}})  # the numbers of this phase's trials begin at 0 again
-        print(f"{phase:<12}{plan.trials} trials", flush=True)
+        print(f"{phase:<12}{counted(plan.trials, 'trial')}", flush=True)
         finished = run_search(
             self._config, plan, self._job, part, self._session, self._meter, lambda table: self._write(phase, table)
         )

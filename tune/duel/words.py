@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from data.words import counted
+
 
 def duel_lines(duel: dict[str, Any]) -> list[str]:
     """The lines of a duel for the end of a run, from what `duel.json` holds."""
@@ -58,8 +60,8 @@ def _mean_and_range(values: list[float | None]) -> str:
 def _cost_line(each: dict[str, Any]) -> str:
     cost = each["cost"]
     return (
-        f"{each['name']}: {cost['trials']} trainings of at most {cost['most_epochs']} epochs, {cost['epochs']} epochs "
-        f"run, {cost['cpu_seconds']:.3g} CPU-seconds"
+        f"{each['name']}: {counted(cost['trials'], 'training')} of at most {counted(cost['most_epochs'], 'epoch')}, "
+        f"{counted(cost['epochs'], 'epoch')} run, {cost['cpu_seconds']:.3g} CPU-seconds"
     )
 
 
@@ -77,7 +79,7 @@ def _notes(duel: dict[str, Any]) -> list[str]:
         alike = "; images of one group are alike, so over new groups the intervals are wider"
         notes.append(
             f"always naming {duel['majority_label']} gives {guess:.3f} of the {duel['images']} test images of "
-            f"{duel['groups']} groups{alike if duel['groups'] < duel['images'] else ''}"
+            f"{counted(duel['groups'], 'group')}{alike if duel['groups'] < duel['images'] else ''}"
         )
         scores = {each["name"]: each["test_accuracy"] for each in duel["contestants"]}
         guessing = [name for name, values in scores.items() if values and sum(values) / len(values) <= guess]
