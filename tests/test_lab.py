@@ -5,7 +5,8 @@ import copy
 import importlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,11 +16,13 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from serve.running.ingress import tuning
 from serve.settings import EndpointConfig, ServeConfig
+from tests.cloud import account
 from tests.commands import ROOT
+from tune.trials import trial_table
 
 LAB = ROOT / "benchmarks" / "lab"
 NAMES = {"subnets": '["subnet-1", "subnet-2"]', "group": "sg-1", "venv": "/image/venv"}
-MODULES = ("labhosts", "usercommands", "searches", "machines", "endpoints", "run")
+MODULES = ("labhosts", "usercommands", "searches", "machines", "endpoints", "run", "prepare", "asking")
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,35 @@ def test_the_overlay_fits_the_committed_file(config: dict[str, Any]) -> None:
     for kind in config["available_node_types"].values():
         assert kind["node_config"]["SubnetIds"] == ["subnet-1", "subnet-2"]
         assert kind["node_config"]["SecurityGroupIds"] == ["sg-1"]
+    profiles = {name: kind["node_config"]["IamInstanceProfile"]["Name"] for name, kind in _types(config).items()}
+    assert profiles.pop("head") == "eagleray-lab-head"
+    assert set(profiles.values()) == {"eagleray-lab"}
+
+
+def _types(config: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = config["available_node_types"]
+    return found
+
+
+def test_the_roles_of_the_lab_have_the_policies_that_create_makes(
+    lab: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cluster.yaml").write_text((ROOT / "cluster.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    with account(monkeypatch) as cloud:
+        assert lab["prepare"].main() == 0
+        assert lab["prepare"].main() == 0, "a second time"
+        said = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert len(said["subnets"]) == 2
+        head, worker = (
+            json.dumps(cloud.iam.get_role_policy(RoleName=name, PolicyName="eagleray")["PolicyDocument"])
+            for name in ("eagleray-lab-head", "eagleray-lab")
+        )
+    assert "ec2:RunInstances" in head
+    assert 'role/eagleray-lab"' in head, "it may hand the workers their role"
+    assert "arn:aws:s3:::eagleray-lab/*" in head
+    assert "arn:aws:s3:::eagleray-lab/*" in worker
+    assert "ec2:" not in worker
 
 
 @pytest.mark.parametrize("text", ["--ttl 12h", "EAGLERAY_METRICS=0"])
@@ -98,14 +130,72 @@ def test_a_loss_counts_for_the_failure_before_it(lab: dict[str, ModuleType]) -> 
     assert [lab["searches"].again(rows, begin, end) for begin, end in ((90, 115), (115, 140))] == [1, 1]
 
 
-def test_times_and_costs_may_differ_and_scores_may_not(lab: dict[str, ModuleType]) -> None:
-    differing = lab["usercommands"].differing
-    one = [{"trial": "0", "validation_accuracy": "0.9", "seconds": "3", "cost_usd": "0.1", "images_per_second": "5"}]
-    other = [{**one[0], "seconds": "4", "cost_usd": "0.2", "images_per_second": "6"}]
-    assert differing(one, other) == []
-    assert differing(one, [{**one[0], "validation_accuracy": "0.8"}]) == ["validation_accuracy"]
+def test_each_column_of_a_table_of_trials_is_compared_or_measured(lab: dict[str, ModuleType]) -> None:
+    commands = lab["usercommands"]
+    columns = list(trial_table([], ("learning_rate", "pause_s")).columns)
+    assert set(columns) == {"trial", "learning_rate", "pause_s", *commands.SCORES, *commands.MEASURED}
+    one = [dict.fromkeys(columns, "1")]
+    assert commands.hyperparameters(one) == ["learning_rate", "pause_s"]
+    differ = {column for column in columns if commands.differing(one, [{**one[0], column: "2"}]) == [column]}
+    assert differ == set(columns) - commands.MEASURED
     with pytest.raises(AssertionError, match="1 trials and 2"):
-        differing(one, one * 2)
+        commands.differing(one, one * 2)
+
+
+@pytest.mark.parametrize("gone", ["learning_rate", "validation_loss", "seconds"])
+def test_a_column_that_is_gone_is_not_taken_for_the_same(lab: dict[str, ModuleType], gone: str) -> None:
+    columns = list(trial_table([], ("learning_rate",)).columns)
+    one = [dict.fromkeys(columns, "1")]
+    less = [{column: "1" for column in columns if column != gone}]
+    for pair in ((one, less), (less, one), (less, less)):
+        with pytest.raises(AssertionError, match=r"columns|no hyperparameters"):
+            lab["usercommands"].differing(*pair)
+
+
+def test_whatever_a_caller_meets_with_is_a_request_that_failed(lab: dict[str, ModuleType], tmp_path: Path) -> None:
+    asking, stop, asked = lab["asking"], tmp_path / "stop", lab["asking"].Asked()
+
+    class Client:
+        turns = 0
+
+        def predict(self, _: object) -> Any:
+            self.turns += 1
+            if self.turns == 3:
+                stop.touch()
+            raise ValueError("something new")
+
+    asking.ask(Client(), asked, 0, stop)
+    told = asked.told()
+    assert (told["answered"], told["failed"]) == (0, 3)
+    assert told["errors"][0] == "ValueError: something new"
+
+
+def test_a_panel_that_stays_empty_is_named(lab: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoints = lab["endpoints"]
+    seen = iter([{"data": [], "none": ["Spent"]}, {"data": ["Spent"], "none": [*endpoints._MAY_BE_EMPTY]}])
+    monkeypatch.setattr(endpoints, "_panels", lambda lab, file: next(seen))
+    assert endpoints._shown(Waiting(), "x.json") == 1
+    monkeypatch.setattr(endpoints, "_panels", lambda lab, file: {"data": [], "none": ["Spent"]})
+    with pytest.raises(AssertionError, match=r"no data in panels of x\.json: \['Spent'\]"):
+        endpoints._shown(Waiting(), "x.json")
+
+
+class Waiting:
+    """A lab that waits for three looks."""
+
+    def wait(self, what: str, is_so: Callable[[], Any], seconds: float) -> float:
+        if not any(is_so() for _ in range(3)):
+            raise TimeoutError(what)
+        return 0.0
+
+    def say(self, text: str) -> None:
+        """Nobody listens."""
+
+
+def test_the_panels_that_may_be_empty_are_panels(lab: dict[str, ModuleType]) -> None:
+    files = ("tune/grafana.json", "serve/watching/grafana.json")
+    titles = {panel["title"] for file in files for panel in json.loads((ROOT / file).read_text())["panels"]}
+    assert set(lab["endpoints"]._MAY_BE_EMPTY) <= titles
 
 
 def test_what_does_not_hold_is_told_and_the_rest_goes_on(

@@ -59,9 +59,9 @@ def every_node_has_its_profile(config: Config) -> bool:
 
 
 def nothing_is_stopped(config: Config) -> bool:
-    head = nodes(config)[config["head_node_type"]]
+    ends = [node.get("InstanceInitiatedShutdownBehavior") for node in nodes(config).values()]
     kept = config["provider"].get("cache_stopped_nodes", True)
-    return kept is False and head.get("InstanceInitiatedShutdownBehavior") == "terminate"
+    return kept is False and set(ends) == {"terminate"}
 
 
 def every_image_is_pinned(config: Config) -> bool:
@@ -130,6 +130,8 @@ SPOILED = [
     (every_node_has_its_profile, "available_node_types/g4dn-on-demand/node_config/IamInstanceProfile", None),
     (nothing_is_stopped, "provider/cache_stopped_nodes", None),
     (nothing_is_stopped, "provider/cache_stopped_nodes", True),
+    (nothing_is_stopped, "available_node_types/head/node_config/InstanceInitiatedShutdownBehavior", "stop"),
+    (nothing_is_stopped, "available_node_types/g6-on-demand/node_config/InstanceInitiatedShutdownBehavior", None),
     (every_image_is_pinned, "available_node_types/g5-spot/node_config/ImageId", None),
     (every_image_is_pinned, "available_node_types/g5-spot/node_config/ImageId", "latest_dlami"),
     (credentials_need_a_token, "available_node_types/g5-spot/node_config/MetadataOptions/HttpTokens", "optional"),
@@ -137,7 +139,7 @@ SPOILED = [
     (the_cluster_has_a_limit, "available_node_types/g6-spot/min_workers", 1),
     (the_cluster_has_a_limit, "max_workers", None),
     (nodes_know_each_other_by_a_token, "worker_start_ray_commands/1", "ray start --address=$RAY_HEAD_IP:6379"),
-    (the_dashboard_is_on_loopback, "head_start_ray_commands/2", "ray start --head --dashboard-host=0.0.0.0 "),
+    (the_dashboard_is_on_loopback, "head_start_ray_commands/3", "ray start --head --dashboard-host=0.0.0.0 "),
 ]
 
 

@@ -164,6 +164,9 @@ def test_head_and_spot_worker_are_launched_as_written(cloud: Cloud) -> None:
         assert instance["IamInstanceProfile"]["Arn"].endswith(f"/{profile}")
         assert {"Key": "ray-cluster-name", "Value": "eagleray"} in instance["Tags"]
         assert [group["GroupName"] for group in instance["SecurityGroups"]] == ["eagleray"]
+        asked = {"InstanceId": instance["InstanceId"], "Attribute": "instanceInitiatedShutdownBehavior"}
+        said = cloud.ec2.describe_instance_attribute(**asked)["InstanceInitiatedShutdownBehavior"]
+        assert said == {"Value": "terminate"}
         volume = instance["BlockDeviceMappings"][0]["Ebs"]["VolumeId"]
         (disk,) = cloud.ec2.describe_volumes(VolumeIds=[volume])["Volumes"]
         assert (disk["Size"], disk["VolumeType"]) == (140, "gp3")

@@ -46,6 +46,28 @@ def test_after_ray_down_nothing_bills(cloud: Cloud) -> None:
     assert verdict(found, "eagleray", REGION) == "nothing of cluster eagleray bills in us-west-2"
 
 
+def hanging(machine: str, *, goes: bool) -> dict[str, Any]:
+    """A volume with the cluster's tag, as EC2 shows it while its machine shuts down."""
+    attached = [{"InstanceId": machine, "State": "attached", "DeleteOnTermination": goes}]
+    name = "vol-goes" if goes else "vol-stays"
+    return {"VolumeId": name, "Size": 140, "VolumeType": "gp3", "State": "in-use", "Attachments": attached, "Tags": TAG}
+
+
+def test_disks_that_go_with_a_machine_that_is_ending_are_no_alarm(cloud: Cloud) -> None:
+    """For a minute after `ray down` machines shut down and their disks hang on them."""
+    ending = {"InstanceId": "i-ending", "InstanceType": "g6.xlarge", "State": {"Name": "shutting-down"}, "Tags": TAG}
+    cloud.answers["ec2:DescribeInstances"] = lambda _: {"Reservations": [{"Instances": [ending]}]}
+    cloud.answers["ec2:DescribeVolumes"] = lambda _: {"Volumes": [hanging("i-ending", goes=True)]}
+    found = find(Aws(REGION), "eagleray")
+    assert found.clean
+    assert "goes with i-ending, which is ending" in "\n".join(lines(found))
+    both = [hanging("i-ending", goes=True), hanging("i-ending", goes=False)]
+    cloud.answers["ec2:DescribeVolumes"] = lambda _: {"Volumes": both}
+    (left,) = [thing for thing in find(Aws(REGION), "eagleray").things if thing.bills]
+    assert left.name.startswith("vol-stays")
+    assert "delete-volume" in left.remedy
+
+
 def test_everything_that_bills_is_named_with_its_price(cloud: Cloud) -> None:
     head = launch(cloud, "m6i.xlarge")
     spot = launch(cloud, "g6.xlarge", InstanceMarketOptions={"MarketType": "spot"})

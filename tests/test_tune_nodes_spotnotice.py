@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tune.nodes.spotnotice import NOTICE, REBALANCE, Metadata, Watch, deadline
+from tune.nodes.spotnotice import NOTICE, REBALANCE, Head, Metadata, Watch, connects, deadline
 
 NOW = 1_800_000_000.0
 AT = '{"action": "terminate", "time": "2027-01-15T08:02:00Z"}'  # two minutes after NOW
@@ -19,6 +19,7 @@ class FakeService:
     def __init__(self) -> None:
         self.pages: dict[str, str] = {}
         self.token, self.tokens_given, self.error = "t0", 0, 0
+        self.broken = ""  # a page that alone is answered 500
         service = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -39,6 +40,8 @@ class FakeService:
             def do_GET(self) -> None:
                 if self.headers.get("X-aws-ec2-metadata-token") != service.token:
                     self.answer(401)
+                elif self.path == service.broken:
+                    self.answer(500)
                 elif service.error or self.path not in service.pages:
                     self.answer(service.error or 404)
                 else:
@@ -148,6 +151,34 @@ def test_a_service_in_trouble_is_asked_again_and_told_once(service: FakeService,
     assert len(lab.drains) == 1
 
 
+@pytest.mark.parametrize(("broken", "drains"), [(REBALANCE, 1), (NOTICE, 0)])
+def test_trouble_with_one_page_does_not_hide_the_other(
+    service: FakeService, lab: Lab, broken: str, drains: int
+) -> None:
+    service.pages = {NOTICE: AT, REBALANCE: "{}"}
+    service.broken = broken
+    lab.look()
+    lab.look()
+    assert len(lab.drains) == drains
+    assert sum("does not answer" in line for line in lab.lines) == 1
+    assert sum("recommends" in line for line in lab.lines) == (broken != REBALANCE)
+
+
+def test_a_notice_is_obeyed_before_anything_else_is_asked() -> None:
+    done: list[str] = []
+
+    def get(page: str) -> str | None:
+        done.append(page)
+        return AT if page == NOTICE else None
+
+    def drain(seconds: int) -> bool:
+        done.append("drained")
+        return True
+
+    Watch(get, drain, clock=lambda: NOW, log=lambda _: None).look()
+    assert done == [NOTICE, "drained", REBALANCE]
+
+
 def test_no_service_at_all_is_told_once(service: FakeService, lab: Lab) -> None:
     service.server.shutdown()
     service.server.server_close()
@@ -170,3 +201,66 @@ def test_a_notice_of_the_past_still_drains(service: FakeService, lab: Lab) -> No
     service.pages[NOTICE] = AT
     lab.look(500)
     assert lab.drains == [1]
+
+
+class Alone:
+    """A head that is there or not, looked at every three seconds by a clock of its own."""
+
+    def __init__(self) -> None:
+        self.now, self.there, self.asked = NOW, True, 0
+        self.ends: list[float] = []
+        self.head = Head(self.connects, lambda: self.ends.append(self.now), clock=lambda: self.now)
+
+    def connects(self) -> bool:
+        self.asked += 1
+        return self.there
+
+    def go_on(self, minutes: float) -> None:
+        for _ in range(int(minutes * 20)):
+            self.now += 3
+            self.head.look()
+
+
+def test_a_worker_whose_head_is_there_goes_on_and_asks_seldom() -> None:
+    alone = Alone()
+    alone.go_on(120)
+    assert alone.ends == []
+    assert alone.asked == 120 * 4
+
+
+def test_a_worker_ends_when_its_head_is_gone_for_a_quarter_of_an_hour() -> None:
+    alone = Alone()
+    alone.go_on(60)
+    alone.there, gone = False, alone.now
+    alone.go_on(14.9)
+    assert alone.ends == []
+    alone.go_on(0.5)
+    assert alone.ends
+    assert 900 <= alone.ends[0] - gone <= 930
+    alone.go_on(1)
+    assert len(alone.ends) > 3, "a shutdown that was refused is asked for again"
+
+
+def test_a_head_that_came_back_meanwhile_starts_the_wait_anew() -> None:
+    alone = Alone()
+    for _ in range(4):
+        alone.there = False
+        alone.go_on(14)
+        alone.there = True
+        alone.go_on(0.5)
+    assert alone.ends == []
+
+
+def test_a_worker_that_never_reached_its_head_ends_too() -> None:
+    alone = Alone()
+    alone.there = False
+    alone.go_on(16)
+    assert alone.ends
+
+
+def test_the_head_is_there_where_something_listens(service: FakeService) -> None:
+    address = f"127.0.0.1:{service.server.server_port}"
+    assert connects(address)
+    service.server.shutdown()
+    service.server.server_close()
+    assert not connects(address)

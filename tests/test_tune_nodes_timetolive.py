@@ -192,6 +192,17 @@ def test_a_worker_that_is_launched_meanwhile_ends_too() -> None:
     assert cloud.orders == [["i-1"], ["i-7"], ["i-8"], ["i-head"]]
 
 
+def test_one_list_without_a_worker_is_not_believed() -> None:
+    """EC2's lists lag behind its launches: a worker may show up after an empty one."""
+    cloud = FakeEc2(HEAD)
+    ending = Ending(cloud)
+    late = iter([worker(9)])
+    ending.after_sleep = lambda: cloud.alive.update({one.id: one for one in late})
+    ending.run()
+    assert cloud.orders == [["i-9"], ["i-head"]]
+    assert 40 <= ending.now - T0 < 60
+
+
 def test_the_end_is_tried_until_ec2_answers() -> None:
     ending = Ending(FakeEc2(HEAD, worker(1)))
     ending.cloud.away = 30

@@ -69,9 +69,13 @@ class Lab:
 
     def background(self, command: str, log: str) -> subprocess.Popen[bytes]:
         """A command of the user that goes on; its output in a file of the laptop's folder."""
+        return self.begin("laptop", f"cd /project && {command}", log=log)
+
+    def begin(self, *words: str, log: str) -> subprocess.Popen[bytes]:
+        """`lab.py WORDS`, without waiting for it."""
         with open(self.project / log, "wb") as file:
             return subprocess.Popen(
-                [sys.executable, f"{self.folder}/lab.py", "laptop", f"cd /project && {command}"],
+                [sys.executable, f"{self.folder}/lab.py", *words],
                 env=self.env,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -96,6 +100,17 @@ class Lab:
 
     def head(self) -> dict[str, str]:
         return next(one for one in self.instances() if one["name"].endswith("head"))
+
+    def reclaim(self, machine: dict[str, str], seconds: int) -> None:
+        """EC2's notice, and the machine's end so many seconds later. TimeoutError where it was not drained before."""
+        self.say(f"reclaim {machine['id']} with {seconds} s notice")
+        taking = self.begin("reclaim", machine["id"], str(seconds), log="reclaim.log")
+        # Of the host itself, so it is only read while the host is there.
+        log = ("host", machine["id"], "cat", "/home/ubuntu/.eagleray/spotnotice.log")
+        try:
+            self.wait("it is drained", lambda: "drained, with" in self.call(*log, check=False), seconds)
+        finally:
+            taking.wait(timeout=seconds + 60)
 
     def wait(self, what: str, is_so: Callable[[], Any], seconds: float) -> float:
         """Seconds until it was so."""
@@ -170,12 +185,13 @@ def lab_of(given: argparse.Namespace, **changes: str) -> Iterator[Lab]:
         for name in SCRIPTS:
             shutil.copy(HERE / name, project / name)
         lab = Lab(given.lab, project)
+        committed = (source / "cluster.yaml").read_text()
+        (project / "cluster.yaml").write_text(committed)  # what prepare.py makes the roles for
         lab.say(lab.call("up").strip())  # not below: a lab that was up before is somebody else's
         try:
             prepared = json.loads(lab.laptop("python prepare.py").splitlines()[-1])
             names = {"subnets": json.dumps(prepared["subnets"]), "group": prepared["group"]}
             names["venv"] = lab.env["LAB_VENV"]
-            committed = (source / "cluster.yaml").read_text()
             config = overlaid(committed, yaml.safe_load((HERE / "overlay.yaml").read_text()), names)
             text = yaml.safe_dump(config, sort_keys=False, width=10_000)
             for old, new in changes.items():

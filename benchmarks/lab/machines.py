@@ -1,13 +1,14 @@
 """Machines that come, do not come, go, and the link between two of them."""
 
 import argparse
-import contextlib
 import json
 import time
 from typing import Any
 
 from labhosts import Lab, lab_of
 from usercommands import ask_for, down
+
+_BEFORE_END = 15
 
 
 def capacity(given: argparse.Namespace) -> dict[str, Any]:
@@ -18,6 +19,7 @@ def capacity(given: argparse.Namespace) -> dict[str, Any]:
         ask_for(lab, 1)
         taken = lab.wait("another type took over", lab.workers, 120)
         first = f"{lab.workers()[0]['type']} {lab.workers()[0]['market']}"
+        assert first == "g5.xlarge spot", f"the next choice is g5.xlarge spot, and {first} came"
         for kind in ("g5.xlarge", "g4dn.xlarge"):
             lab.capacity(kind, 0)
         ask_for(lab, 2)
@@ -43,20 +45,23 @@ def ttl(given: argparse.Namespace) -> dict[str, Any]:
     with lab_of(given, **{"--ttl 12h": f"--ttl {given.ttl}s"}) as lab:
         lab.ray_up()
         ask_for(lab, 2)
-        with contextlib.suppress(TimeoutError):
-            lab.wait("a worker", lab.workers, 60)
+        lab.wait("a worker", lab.workers, given.ttl)
+        there = {one["id"] for one in lab.instances()}
         lab.say(lab.on_head("cat ~/.eagleray/timetolive.log"))
         state = lab.on_head("cat ~/.eagleray/timetolive.json")
         end = float(state.split('"started":')[1].split(",")[0]) + given.ttl
         if given.ray_dead:
             lab.call("host", lab.head()["id"], "bash", "-c", "kill -9 $(pgrep -x raylet) $(pgrep -x gcs_server)")
             lab.say("Ray is dead on the head")
-        lab.wait("the end of its time", lambda: time.time() >= end, given.ttl + 60)
+        lab.wait("its last seconds", lambda: time.time() >= end - _BEFORE_END, given.ttl)
+        early = there - {one["id"] for one in lab.instances()}
+        assert not early, f"gone before the time was up: {early}"
+        lab.wait("the end of its time", lambda: time.time() >= end, 2 * _BEFORE_END)
         alive = ("running", "pending", "stopped", "stopping")
         gone = lab.wait("everything gone", lambda: not lab.instances(*alive), 60)
         time.sleep(30)
         assert not lab.instances(*alive), "something was launched again"
-        return {"ttl_s": given.ttl, "gone_after_s": gone}
+        return {"ttl_s": given.ttl, "machines": len(there), "gone_after_s": gone}
 
 
 def link(given: argparse.Namespace) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from labhosts import Lab, lab_of
-from usercommands import BUCKET, SEARCH, data_in_bucket, differing, down, search_command, trials_of
+from usercommands import BUCKET, SEARCH, data_in_bucket, differing, down, hyperparameters, search_command, trials_of
 
 # The head's own copy of what each epoch reported, while the search runs.
 _RESULTS = "find /tmp/ray/session_latest/ -path '*driver_artifacts*' -name result.json -exec cat {} +"
@@ -26,7 +26,10 @@ def search(given: argparse.Namespace) -> dict[str, Any]:
             took = time.monotonic() - begun
             kinds = sorted(f"{one['type']} {one['market']}" for one in lab.workers())
             trials = trials_of(lab, f"run{number}")
-            lab.say(f"search: {took:.0f} s, workers {kinds}, trials {[row['status'] for row in trials]}")
+            statuses = [row["status"] for row in trials]
+            lab.say(f"search: {took:.0f} s, workers {kinds}, trials {statuses}")
+            assert kinds == ["g6.xlarge spot"] * 2, f"not two workers of the first choice: {kinds}"
+            assert statuses == ["finished"] * 3, f"not all trials finished: {statuses}"
             idle = lab.wait("idle workers terminated", lambda: not lab.workers(), 240)
             assert not lab.instances("stopped", "stopping"), "a worker was stopped, not terminated"
             seen = {"up_s": up, "search_s": took, "workers": kinds, "trials": len(trials), "idle_s": idle}
@@ -80,8 +83,7 @@ def failures(given: argparse.Namespace) -> dict[str, Any]:
         epochs.wait_for_one_after(0, "before anything happens")
         first, second = lab.workers()[:2]
         moments.append(time.time())
-        lab.say(f"reclaim {first['id']} with 30 s notice")
-        lab.call("reclaim", first["id"], "30")
+        lab.reclaim(first, 30)
         epochs.wait_for_one_after(time.time(), "after the reclaim")
         moments.append(time.time())
         lab.say(f"crash {second['id']}")
@@ -114,8 +116,7 @@ def failures(given: argparse.Namespace) -> dict[str, Any]:
         assert statuses == ["finished"] * 3, f"not all trials finished: {statuses}"
         assert {float(row["epochs_run"]) for row in trials} == {float(_EPOCHS)}, "a trial did not train all its epochs"
         assert max(lost) <= 1, f"more than one epoch was trained again: {lost}"
-        searched = list(trials[0])[: list(trials[0]).index("status")]
-        assert not set(differ) & set(searched), f"other trials than without failures: {differ}"
+        assert not set(differ) & {"trial", *hyperparameters(trials)}, f"other trials than without failures: {differ}"
         return {"trials": statuses, "epochs_again": lost, "differ_from_calm": differ}
 
 
@@ -131,4 +132,4 @@ def same(given: argparse.Namespace) -> dict[str, Any]:
         differ = differing(ours, theirs)
         down(lab)
         assert not differ, f"these columns are not the same: {differ}"
-        return {"trials": len(ours), "columns": len(ours[0]), "differ": differ}
+        return {"trials": len(ours), "hyperparameters": hyperparameters(ours), "differ": differ}

@@ -7,8 +7,12 @@ from labhosts import Lab
 
 BUCKET = "s3://eagleray-lab"
 SEARCH = "--trials 3 --max-concurrent 1 --image-size 48 --prune off --seed 0"
-# Of trials.csv: what is measured, and so is another number each time.
-_MEASURED = ("_s", "seconds", "usd", "per_second")
+# The columns of trials.csv besides the hyperparameters. What is measured is another number each time.
+MEASURED = frozenset({"images_per_second", "cpu_seconds", "cost_s", "seconds"})
+SCORES = (
+    *("status", "epochs_run", "best_epoch", "validation_accuracy", "validation_loss", "last_training_accuracy"),
+    *("last_validation_loss", "top_share", "dead_units", "error"),
+)
 
 # Commands of the user that are Python: run on the laptop, or on the head by `ray exec`.
 _IMPORT = "import sys; sys.path.insert(0, '/project'); from data import sample, store; "
@@ -55,11 +59,20 @@ def ask_for(lab: Lab, cpus: int) -> None:
     lab.on_head(python(_REQUEST.format(cpus)))
 
 
+def hyperparameters(trials: list[dict[str, str]]) -> list[str]:
+    """The columns of a table of trials that the search chose."""
+    return [column for column in trials[0] if column not in {"trial", *SCORES, *MEASURED}]
+
+
 def differing(ours: list[dict[str, str]], theirs: list[dict[str, str]]) -> list[str]:
-    """Columns of two tables of trials that do not agree, those aside that hold times and costs."""
+    """Columns of two tables of trials that do not agree: hyperparameters and scores, not what is measured."""
     assert len(ours) == len(theirs), f"{len(ours)} trials and {len(theirs)}"
-    columns = [column for column in ours[0] if not column.endswith(_MEASURED)]
-    return [column for column in columns if [row[column] for row in ours] != [row.get(column) for row in theirs]]
+    assert list(ours[0]) == list(theirs[0]), f"columns {list(ours[0])} and {list(theirs[0])}"
+    columns = ["trial", *hyperparameters(ours), *SCORES]
+    lacking = sorted({*SCORES, *MEASURED} - set(ours[0]))
+    assert not lacking, f"no columns {lacking}: bring usercommands.py up to date"
+    assert hyperparameters(ours), f"no hyperparameters in {list(ours[0])}"
+    return [column for column in columns if [row[column] for row in ours] != [row[column] for row in theirs]]
 
 
 def curl(lab: Lab, address: str, header: str = "") -> tuple[int, str]:

@@ -81,21 +81,20 @@ def _listed(cloud: Aws, operation: str, key: str, filters: list[dict[str, Any]])
     return cloud.all("ec2", operation, key, Filters=filters)
 
 
-def _instances(cloud: Aws, cluster: str) -> list[dict[str, Any]]:
-    """Those that have not ended."""
-    wanted = [CLUSTER_TAG, OUR_TAG]
-    found = [
-        each
-        for tag in wanted
+def _instances(cloud: Aws, cluster: str) -> tuple[list[dict[str, Any]], set[str]]:
+    """Those that have not ended, and the ids of those that have or are about to; EC2 shows them for an hour."""
+    found = {
+        each["InstanceId"]: each
+        for tag in (CLUSTER_TAG, OUR_TAG)
         for group in _listed(cloud, "describe_instances", "Reservations", [{"Name": f"tag:{tag}", "Values": [cluster]}])
         for each in group["Instances"]
-        if each["State"]["Name"] not in _ENDED
-    ]
-    return list({each["InstanceId"]: each for each in found}.values())
+    }
+    ended = {name for name, each in found.items() if each["State"]["Name"] in _ENDED}
+    return [each for name, each in found.items() if name not in ended], ended
 
 
 def _machines(cloud: Aws, cluster: str, table: PriceTable) -> Iterator[Leftover]:
-    for each in _instances(cloud, cluster):
+    for each in _instances(cloud, cluster)[0]:
         name, state, kind = each["InstanceId"], each["State"]["Name"], each["InstanceType"]
         market = "spot" if each.get("InstanceLifecycle") == "spot" else "on-demand"
         runs = state in ("running", "pending")
@@ -115,16 +114,25 @@ def _price(table: PriceTable, kind: Kind) -> float | None:
 
 def _disks(cloud: Aws, cluster: str, _table: PriceTable) -> Iterator[Leftover]:
     found = {each["VolumeId"]: each for each in _tagged(cloud, "describe_volumes", "Volumes", cluster, "VolumeId")}
-    if machines := [each["InstanceId"] for each in _instances(cloud, cluster)]:
+    alive, ended = _instances(cloud, cluster)
+    if machines := [each["InstanceId"] for each in alive]:
         wanted = [{"Name": "attachment.instance-id", "Values": machines}]
         found |= {each["VolumeId"]: each for each in _listed(cloud, "describe_volumes", "Volumes", wanted)}
-    for name, each in found.items():
-        usd = disk_usd(int(each["Size"]), each.get("VolumeType", ""), cloud.region)
-        on = next((attached["InstanceId"] for attached in each.get("Attachments") or ()), "")
-        remedy = f"goes with {on}" if on else f"aws ec2 delete-volume --region {cloud.region} --volume-id {name}"
-        yield Leftover(
-            "disk", f"{name} {each['Size']} GB {each.get('VolumeType', '')}", each["State"], True, usd, remedy
-        )
+    for each in found.values():
+        yield _disk(cloud, each, ended)
+
+
+def _disk(cloud: Aws, each: dict[str, Any], ended: set[str]) -> Leftover:
+    attached: dict[str, Any] = next(iter(each.get("Attachments") or ()), {})
+    on, name = attached.get("InstanceId", ""), each["VolumeId"]
+    what = f"{name} {each['Size']} GB {each.get('VolumeType', '')}"
+    # Right after `ray down` machines take a minute to shut down, and their disks hang on them till then.
+    if on in ended and attached.get("DeleteOnTermination"):
+        return Leftover("disk", what, each["State"], False, 0.0, f"goes with {on}, which is ending")
+    usd = disk_usd(int(each["Size"]), each.get("VolumeType", ""), cloud.region)
+    stays = not on or on in ended
+    remedy = f"aws ec2 delete-volume --region {cloud.region} --volume-id {name}" if stays else f"goes with {on}"
+    return Leftover("disk", what, each["State"], True, usd, remedy)
 
 
 def _addresses(cloud: Aws, cluster: str, _table: PriceTable) -> Iterator[Leftover]:

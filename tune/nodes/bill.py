@@ -82,7 +82,10 @@ class Ledger:
         os.replace(draft, file)
 
     def note(self, found: Iterable[Machine]) -> None:
-        """Take in what EC2 shows. Machines that ended before this head's launch are an earlier cluster's."""
+        """Take in what EC2 shows. Machines that ended before this head's launch are an earlier cluster's.
+
+        One that is not shown counts as ended, until it is shown alive: a list of EC2's may lack some.
+        """
         seen = {one.id: one for one in found}
         gone = {name: replace(one, alive=False) for name, one in self.machines.items() if name not in seen}
         self.machines |= gone
@@ -90,9 +93,10 @@ class Ledger:
             self.started = min(self.started, seen[self.head].launched)
         for one in seen.values():
             before = self.machines.get(one.id)
-            if one.alive or one.seen >= self.started:
-                # The first sight of an end is the one that counts: later ones are only later.
-                self.machines[one.id] = before if before and not before.alive else one
+            ended_before = before is not None and not before.alive and not one.alive
+            # The first sight of an end is the one that counts: later ones are only later.
+            if not ended_before and (one.alive or one.seen >= self.started):
+                self.machines[one.id] = one
 
     def usd(self, prices: Prices, now: float) -> float:
         """What all of them cost, those that ended up to when they were last seen."""

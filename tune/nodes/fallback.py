@@ -3,8 +3,7 @@
 Ray's autoscaler takes the type of the highest `priority` and, when its launch fails, takes it again five seconds later,
 for ever. But it reads its configuration anew at each round. So this service follows the autoscaler's log and lowers the
 priority of a type whose launch failed, for ten minutes: spot gives way to another spot type and at last to on-demand,
-and comes back. Who failed lately ranks below who failed earlier, so that all are tried in turn. Stand-alone: standard
-library only.
+and comes back. Who failed lately ranks below who failed earlier, so that all are tried in turn. Standard library only.
 """
 
 import argparse
@@ -18,6 +17,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from tune.nodes.machine import say
 
 LOGS: Final = Path("/tmp/ray/session_latest/logs")
 NEWS: Final = "monitor-eagleray.log"
@@ -184,12 +185,8 @@ def main() -> int:
     parser.add_argument("--config", type=Path, default=Path.home() / "ray_bootstrap_config.yaml")
     parser.add_argument("--logs", type=Path, default=LOGS, help="Ray's log folder")
     given = parser.parse_args()
-
-    def log(text: str) -> None:
-        print(time.strftime("%Y-%m-%d %H:%M:%S"), text, flush=True)
-
-    service = Service(given.config, given.logs, log)
-    log(f"following {given.logs / 'monitor.log'}")
+    service = Service(given.config, given.logs, say)
+    say(f"following {given.logs / 'monitor.log'}")
     while True:
         service.turn()
         time.sleep(_EVERY)

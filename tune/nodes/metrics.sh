@@ -13,7 +13,12 @@ mkdir -p "$folder/provisioning/datasources" "$folder/provisioning/dashboards" "$
 for _ in $(seq 60); do [ -s $ray/prometheus/prometheus.yml ] && break; sleep 1; done
 
 if ! command -v prometheus >/dev/null; then
-    sudo apt-get update -qq && sudo apt-get install -y -qq --no-install-recommends prometheus
+    # A machine that has just booted updates itself, and holds apt's lock for minutes. A list that cannot be renewed then may
+    # do all the same; panels that stay away are no reason to be without a cluster.
+    get() { sudo apt-get -o DPkg::Lock::Timeout=300 -qq "$@"; }
+    get update || true
+    get install -y --no-install-recommends prometheus ||
+        { echo "Prometheus could not be installed: the cluster runs without it and Grafana" >&2; exit 0; }
 fi
 # Debian's and Ubuntu's package starts one of its own, open to all interfaces.
 if [ -d /run/systemd/system ]; then sudo systemctl disable --quiet --now prometheus 2>/dev/null || true; fi

@@ -1,14 +1,16 @@
 """On each worker: when EC2 gives notice that it takes this spot machine back, drain its Ray node before it does.
 
 Ray does not read the notice. A drained node gets no new work; Ray Train goes on from its checkpoint elsewhere, and
-Serve moves its replicas. EC2 gives two minutes, on a metadata page that is 404 until then. Stand-alone: standard
-library; Ray is imported only by the process that drains, since this one should cost a worker nothing all the hours
-before.
+Serve moves its replicas. EC2 gives two minutes, on a metadata page that is 404 until then. And when the head is gone,
+which alone ends workers, this ends its own machine. Standard library; Ray is imported only by the process that drains,
+since this one should cost a worker nothing all the hours before.
 """
 
 import argparse
+import http.client
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +19,8 @@ import urllib.request
 from collections.abc import Callable
 from datetime import datetime
 from typing import Final
+
+from tune.nodes.machine import say, shut_down
 
 IMDS: Final = "http://169.254.169.254"
 NOTICE: Final = "/latest/meta-data/spot/instance-action"
@@ -30,6 +34,10 @@ _AGAIN: Final = 20.0
 _UNTOLD: Final = 110.0
 # Ray must be done before the machine is gone.
 _MARGIN: Final = 5.0
+_HEAD_EVERY: Final = 15.0
+# Longer than Ray's restart on the head, or the head's reboot, takes; a quarter of an hour of a worker is a few cents.
+_ALONE: Final = 15 * 60.0
+_CONNECT: Final = 3.0
 
 
 class Metadata:
@@ -49,7 +57,6 @@ class Metadata:
             try:
                 return self._ask("GET", page, {"X-aws-ec2-metadata-token": self._token})
             except urllib.error.HTTPError as error:
-                error.close()
                 if error.code == 404:
                     return None
                 if error.code != 401 or fresh:  # 401: the token's time is over
@@ -58,9 +65,13 @@ class Metadata:
 
     def _ask(self, method: str, page: str, headers: dict[str, str]) -> str:
         request = urllib.request.Request(self._url + page, method=method, headers=headers)
-        with self._opener.open(request, timeout=self._timeout) as answer:
-            text: str = answer.read().decode()
-            return text
+        try:
+            with self._opener.open(request, timeout=self._timeout) as answer:
+                text: str = answer.read().decode()
+                return text
+        except urllib.error.HTTPError as error:
+            error.close()
+            raise
 
 
 class Watch:
@@ -72,7 +83,7 @@ class Watch:
         drain: Callable[[int], bool],
         *,
         clock: Callable[[], float] = time.time,
-        log: Callable[[str], None] = print,
+        log: Callable[[str], None] = say,
     ) -> None:
         self._get, self._drain, self._clock, self._log = get, drain, clock, log
         self._heard: set[str] = set()
@@ -81,22 +92,29 @@ class Watch:
 
     def look(self) -> None:
         """One look. Never raises for a service that is slow or away: the next look is seconds off."""
+        # The notice first, and obeyed before anything else is asked: trouble with the other page must not hide it.
+        troubles = [self._read(NOTICE, self._obey), self._read(REBALANCE, self._advised)]
+        trouble = next(filter(None, troubles), "")
+        if trouble and not self._silent:
+            self._log(f"the metadata service does not answer ({trouble}); asking again")
+        self._silent = bool(trouble)
+
+    def _read(self, page: str, act: Callable[[str], None]) -> str:
+        """Why the page could not be read; "" where it could, and what it says was acted on."""
         try:
-            advice, notice = self._get(REBALANCE), self._get(NOTICE)
-        except OSError as error:
-            if not self._silent:
-                self._log(f"the metadata service does not answer ({error}); asking again")
-            self._silent = True
-            return
-        self._silent = False
-        if advice:
-            # Only a hint, often hours ahead or never followed by a notice: to move then would cost more than it saves.
-            self._say(advice, f"EC2 recommends to rebalance: {advice}")
-        if notice:
-            self._say(notice, f"EC2 takes this machine back: {notice}")
-            self._obey(notice)
+            text = self._get(page)
+        except (OSError, http.client.HTTPException, ValueError) as error:  # cut off, or no text
+            return str(error) or type(error).__name__
+        if text:
+            act(text)
+        return ""
+
+    def _advised(self, advice: str) -> None:
+        """Only a hint, often hours ahead or never followed by a notice: to move then would cost more than it saves."""
+        self._say(advice, f"EC2 recommends to rebalance: {advice}")
 
     def _obey(self, notice: str) -> None:
+        self._say(notice, f"EC2 takes this machine back: {notice}")
         now = self._clock()
         if now - self._drained < _AGAIN:
             return
@@ -109,6 +127,48 @@ class Watch:
         if key not in self._heard:
             self._heard.add(key)
             self._log(text)
+
+
+class Head:
+    """The head, as far as it can be connected to; `end` is called once it could not be for `_ALONE` without a break.
+
+    The autoscaler and the time to live, which end workers, both run on the head: when it is lost, nobody else does.
+    """
+
+    def __init__(
+        self,
+        connects: Callable[[], bool],
+        end: Callable[[], object],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._connects, self._end, self._clock = connects, end, clock
+        self._asked = -float("inf")
+        self._alone_since: float | None = None
+
+    def look(self) -> None:
+        """One look, every `_HEAD_EVERY`. `end` is called again at each look after the first: it may have failed."""
+        now = self._clock()
+        if now - self._asked < _HEAD_EVERY:
+            return
+        self._asked = now
+        if self._connects():
+            self._alone_since = None
+            return
+        if self._alone_since is None:
+            self._alone_since = now
+        if now - self._alone_since >= _ALONE:
+            self._end()
+
+
+def connects(address: str) -> bool:
+    """Whether something listens at HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=_CONNECT):
+            return True
+    except OSError:
+        return False
 
 
 def deadline(notice: str, now: float) -> float:
@@ -124,7 +184,7 @@ def drain_here(address: str, seconds: int) -> bool:
     command = [sys.executable, os.path.abspath(__file__), "--address", address, "--drain", str(seconds)]
     try:
         return subprocess.run(command, timeout=30, check=False).returncode == 0
-    except subprocess.TimeoutExpired:
+    except (OSError, subprocess.SubprocessError):
         return False
 
 
@@ -155,14 +215,13 @@ def main() -> int:
     given = parser.parse_args()
     if given.drain is not None:
         return 0 if drain_by_ray(given.address, given.drain) else 1
-
-    def log(text: str) -> None:
-        print(time.strftime("%Y-%m-%d %H:%M:%S"), text, flush=True)
-
-    watch = Watch(Metadata(given.imds).get, lambda seconds: drain_here(given.address, seconds), log=log)
-    log("watching for EC2's notice")
+    watch = Watch(Metadata(given.imds).get, lambda seconds: drain_here(given.address, seconds))
+    why = f"the head ({given.address}) could not be reached for {_ALONE / 60:.0f} minutes"
+    head = Head(lambda: connects(given.address), lambda: shut_down(why))
+    say("watching for EC2's notice")
     while True:
         watch.look()
+        head.look()
         time.sleep(_EVERY)
 
 

@@ -8,9 +8,7 @@ Standard library and boto3: it needs neither Ray nor the laptop that started the
 import argparse
 import os
 import re
-import shutil
 import signal
-import subprocess
 import sys
 import time
 import urllib.request
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from tune.nodes.bill import Ledger, Machine, Prices
+from tune.nodes.machine import say, shut_down, warn
 
 IMDS: Final = "http://169.254.169.254"
 _EVERY: Final = 10.0
@@ -28,6 +27,9 @@ _WARN_SECONDS: Final = 15 * 60
 _ALIVE: Final = ("pending", "running", "stopping", "stopped")
 # Seconds without an answer of EC2 until the head is shut down, which terminates it by its configuration.
 _PATIENCE: Final = 300.0
+# EC2's list of machines lags behind its launches: a worker that one list leaves out would have nobody to end it.
+_EMPTY_LISTS: Final = 2
+_BETWEEN_LISTS: Final = 20.0
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 Log = Callable[[str], None]
@@ -142,21 +144,24 @@ def end_cluster(
     The autoscaler is stopped before: while trials wait it would replace what is terminated. Returns when EC2 has taken
     the head's end.
     """
-    begun = clock()
+    begun, empty = clock(), 0
     stop_launches()
     while True:
         try:
             alive = [one.id for one in cloud.machines(clock()) if one.alive]
             workers = [one for one in alive if one != head]
+            empty = 0 if workers else empty + 1
             if workers:
                 log(f"terminating {len(workers)} worker(s): {', '.join(workers)}")
                 cloud.terminate(workers)
-                stop_launches()  # somebody may have started Ray again
                 sleep(2.0)
-                continue
-            log("terminating the head")
-            cloud.terminate([head])
-            return
+            elif empty < _EMPTY_LISTS:
+                sleep(_BETWEEN_LISTS)
+            else:
+                log("terminating the head")
+                cloud.terminate([head])
+                return
+            stop_launches()  # somebody may have started Ray again
         except Exception as error:  # throttled, no network, credentials that are being renewed: try on
             log(f"not yet: {error}")
             if clock() - begun > _PATIENCE:
@@ -196,22 +201,6 @@ def ask_imds(page: str, url: str = IMDS) -> str:
         return text
 
 
-def _log(text: str) -> None:
-    print(time.strftime("%Y-%m-%d %H:%M:%S"), text, flush=True)
-
-
-def _warn(text: str) -> None:
-    """To the log and to everybody who is logged in."""
-    _log(text)
-    if shutil.which("wall"):
-        subprocess.run(["wall", text], check=False, capture_output=True, timeout=10)
-
-
-def _shut_down() -> None:
-    _log("EC2 does not answer: shutting this machine down, which terminates it")
-    subprocess.run(["sudo", "-n", "shutdown", "-h", "now"], check=False, timeout=30)
-
-
 def main() -> int:
     here = Path(__file__).resolve()
     parser = argparse.ArgumentParser(description=__doc__)
@@ -225,20 +214,26 @@ def main() -> int:
     parser.add_argument("--imds", default=IMDS, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if not given.ttl and not given.max_usd:
-        _log("no limit was given: this cluster ends by `ray down` only")
+        say("no limit was given: this cluster ends by `ray down` only")
         return 0
     head, region = ask_imds("instance-id", given.imds), ask_imds("placement/region", given.imds)
     cloud, prices = Ec2(region, given.cluster), Prices.read(given.prices, region)
     ledger = Ledger.open(given.state, head, time.time())
     limits = Limits(given.ttl, given.max_usd)
-    keeper = Keeper(cloud, ledger, limits, prices, file=given.state, log=_log, warn=_warn)
+    keeper = Keeper(cloud, ledger, limits, prices, file=given.state, log=say, warn=warn)
     limit = f"{given.ttl / 3600:g} h or {given.max_usd:g} USD (0: no limit)"
-    _log(f"cluster {given.cluster}, head {head}: ends after {limit}")
+    say(f"cluster {given.cluster}, head {head}: ends after {limit}")
     while not (why := keeper.look(time.time())):
         time.sleep(_EVERY)
-    _warn(f"This cluster ends now: {why}.")
+    warn(f"This cluster ends now: {why}.")
     end_cluster(
-        cloud, head, stop_launches=stop_autoscaler, shut_down=_shut_down, clock=time.time, sleep=time.sleep, log=_log
+        cloud,
+        head,
+        stop_launches=stop_autoscaler,
+        shut_down=lambda: shut_down("EC2 does not answer"),
+        clock=time.time,
+        sleep=time.sleep,
+        log=say,
     )
     return 0
 
