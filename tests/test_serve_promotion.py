@@ -8,6 +8,7 @@ import pytest
 from data.errors import UserError
 from data.images import Pixels
 from serve.promotion.goldenstage import GoldenStage
+from serve.promotion.serveapi import Application
 from tests.promoting import STAGES, previous, promote
 from tests.promotions import NAN, Cluster, cluster, other_classes
 from tests.serving import picture
@@ -152,6 +153,23 @@ def test_an_endpoint_in_trouble_is_left_alone(cluster: Cluster, monkeypatch: pyt
     assert outcome.result == "refused"
     assert "the endpoint is UNHEALTHY a replica died" in outcome.reason
     assert cluster.changes == []
+
+
+@pytest.mark.parametrize(("seconds", "result"), [(10, "promoted"), (1000, "refused")])
+def test_a_replica_that_is_just_starting_is_waited_for(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, seconds: float, result: str
+) -> None:
+    """Load comes and goes, and replicas with it."""
+    whole, begun = cluster.application, cluster.clock()
+
+    def growing(name: str = "") -> Application:
+        starting = int(cluster.clock() < begun + seconds)
+        return dataclasses.replace(whole(name), starting=starting, message="Upscaling from 1 to 3 replicas.")
+
+    monkeypatch.setattr(cluster, "application", growing)
+    outcome = promote(cluster)
+    assert outcome.result == result
+    assert outcome.done or "Upscaling from 1 to 3 replicas.: wait until all its replicas run" in outcome.reason
 
 
 def test_an_error_of_ours_takes_the_candidate_away(cluster: Cluster) -> None:

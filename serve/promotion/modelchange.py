@@ -10,6 +10,9 @@ from serve.promotion.serveapi import Application, ChangedError
 
 Result = Literal["promoted", "went back", "aborted", "nothing to do", "rolled back", "refused", "stopped"]
 
+# What Ray calls an application whose replicas may yet all come to run.
+_UNDER_WAY = ("RUNNING", "DEPLOYING")
+
 
 class Serving(Protocol):
     """What is asked of `serveapi.ServeApi`."""
@@ -150,6 +153,13 @@ class ModelChange:
         self.put(app, candidate=None)
         self.wait_settled()
         return self.outcome("aborted", f"the promotion is ended; {app.user_config['bundle']} stays in service")
+
+    def still(self, seconds: float) -> Application:
+        """The application as soon as no replica starts; as it is where that takes longer, or Ray is in trouble."""
+        end = self.clock() + seconds
+        while not (app := self.application()).settled and app.status in _UNDER_WAY and self.clock() < end:
+            self.sleep(self.poll_s)
+        return app
 
     def wait_settled(self) -> None:
         end = self.clock() + self.patience_s

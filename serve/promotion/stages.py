@@ -22,6 +22,8 @@ from serve.promotion.serveapi import Application
 _ALIVE_S: Final = 30.0
 # An endpoint that sleeps (min_replicas 0) wakes at the first question.
 _WAKING_S: Final = 120.0
+# Where load comes and goes, so do replicas: a change waits for a moment in which none starts.
+_STILL_S: Final = 60.0
 
 Check = Callable[[str, Mapping[str, Any]], GoldenStage]
 """The golden stage: of a bundle, beside the one that the endpoint's settings name."""
@@ -85,8 +87,8 @@ class Promotion:
 
     def _begin(self, bundle: str) -> Mapping[str, Any]:
         """The settings to begin from; what a command that died left behind is cleared away."""
-        app = self._change.application()
         state = self._first_answer()
+        app = self._change.still(_STILL_S)
         config = app.user_config
         if bundle == config.get("bundle"):
             raise EndedError("refused", f"{bundle} is in service; a new model needs a folder of its own")
