@@ -145,6 +145,8 @@ class Connection:
 
     async def post(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
         """Status and body of the answer. OSError, EOFError or ValueError where there is none."""
+        if self._streams is not None and self._streams[0].at_eof():
+            self.close()  # the server has closed a connection that was idle for long, as it may
         if self._streams is None:
             self._streams = await asyncio.open_connection(self._host, self._port)
         reader, writer = self._streams
