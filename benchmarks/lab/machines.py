@@ -58,7 +58,13 @@ def ttl(given: argparse.Namespace) -> dict[str, Any]:
         assert not early, f"gone before the time was up: {early}"
         lab.wait("the end of its time", lambda: time.time() >= end, 2 * _BEFORE_END)
         alive = ("running", "pending", "stopped", "stopping")
-        gone = lab.wait("everything gone", lambda: not lab.instances(*alive), 60)
+        head = lab.head()["id"]
+        try:
+            gone = lab.wait("everything gone", lambda: not lab.instances(*alive), 60)
+        except TimeoutError:
+            lab.say(f"left: {lab.instances(*alive)}")
+            lab.say(lab.call("host", head, "cat", "/home/ubuntu/.eagleray/timetolive.log", check=False))
+            raise
         time.sleep(30)
         assert not lab.instances(*alive), "something was launched again"
         return {"ttl_s": given.ttl, "machines": len(there), "gone_after_s": gone}
