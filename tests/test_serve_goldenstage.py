@@ -24,7 +24,7 @@ from serve.promotion.judge import Limits
 from serve.promotion.modelchange import ModelChange, Outcome
 from serve.promotion.stages import Promotion
 from serve.running.note import Running
-from tests.promotions import add_golden, last_bias, make_nan, permute, rewrite
+from tests.changedbundles import add_golden, last_bias, make_nan, permute, rewrite
 from tests.serving import CLASSES, SIZE, write_tiny_bundle
 
 LIMITS = Limits(max_latency_ratio=5.0)  # tiny networks on a busy machine: only what is far off counts

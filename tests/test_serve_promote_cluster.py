@@ -27,7 +27,7 @@ from serve.promotion.modelchange import ModelChange
 from serve.promotion.serveapi import ServeApi, ray_token
 from serve.promotion.stages import Plan, Promotion
 from serve.settings import EndpointConfig, ServeConfig
-from tests.promotions import add_golden, last_bias, permute, rewrite
+from tests.changedbundles import add_golden, last_bias, permute, rewrite
 from tests.serving import free_port, picture, write_tiny_bundle
 
 pytestmark = pytest.mark.ray
