@@ -22,6 +22,7 @@ FILES = ("pyproject.toml", "README.md", "LICENSE")
 # What runs on the laptop or the head and is not of the project.
 SCRIPTS = ("prepare.py", "asking.py", "linkcost.py")
 KEY_FILE = "~/.eagleray/keys.json"
+_FABRIC = f"{os.environ.get('LAB_PREFIX', 'rl')}-fab"
 
 
 class Lab:
@@ -93,7 +94,15 @@ class Lab:
         """What EC2 has of a type from now on; lab.py's own command knows spot only."""
         asked = json.dumps({"type": kind, "market": market, "max": most})
         post = ["curl", "-sf", "-X", "POST", "-d", asked, "http://10.99.0.1:5001/capacity"]
-        subprocess.run(["ip", "netns", "exec", f"{os.environ.get('LAB_PREFIX', 'rl')}-fab", *post], check=True)
+        subprocess.run(["ip", "netns", "exec", _FABRIC, *post], check=True)
+
+    def keep_router(self) -> None:
+        """One hardware address of the router from now on.
+
+        A Linux bridge takes the lowest address of its ports: a host that comes or goes changes it, and for up to a
+        minute the others send what is for EC2 to an address that is no more. No router of a VPC does that.
+        """
+        subprocess.run(["ip", "-n", _FABRIC, "link", "set", "vpc0", "address", "02:00:ac:1f:00:01"], check=True)
 
     def workers(self) -> list[dict[str, str]]:
         return [one for one in self.instances() if one["name"].endswith("worker")]
@@ -189,6 +198,7 @@ def lab_of(given: argparse.Namespace, **changes: str) -> Iterator[Lab]:
         (project / "cluster.yaml").write_text(committed)  # what prepare.py makes the roles for
         lab.say(lab.call("up").strip())  # not below: a lab that was up before is somebody else's
         try:
+            lab.keep_router()
             prepared = json.loads(lab.laptop("python prepare.py").splitlines()[-1])
             names = {"subnets": json.dumps(prepared["subnets"]), "group": prepared["group"]}
             names["venv"] = lab.env["LAB_VENV"]
