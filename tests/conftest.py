@@ -12,6 +12,7 @@ import pytest
 from models.processes import prepare_environment
 
 if TYPE_CHECKING:
+    from tests.cloud import Cloud
     from tune.settings import SearchConfig
     from tune.trial import Job
 
@@ -74,6 +75,15 @@ def backbone_file() -> Path:
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
     """One cache for the session, so that the generated sample is rendered and packed once."""
     return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def cloud(monkeypatch: pytest.MonkeyPatch) -> "Iterator[Cloud]":
+    """An account of its own for each test, with all that a cluster needs."""
+    from tests.cloud import account
+
+    with account(monkeypatch) as cloud:
+        yield cloud
 
 
 @pytest.fixture

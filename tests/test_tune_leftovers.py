@@ -1,25 +1,18 @@
 """What is left of a cluster: found by its tags, priced where a price is known, and never silently empty."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cloud import IMAGE, REGION, Cloud, account, ready
+from tests.cloud import IMAGE, REGION, Cloud, ready
 from tune.aws import Aws
 from tune.cloud.checking import preflight
 from tune.cloud.leftovers import Found, find, lines, verdict
 from tune.cloud.preflightsettings import PreflightConfig
 
 TAG = [{"Key": "ray-cluster-name", "Value": "eagleray"}]
-
-
-@pytest.fixture
-def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
-    with account(monkeypatch) as cloud:
-        yield cloud
 
 
 def launch(cloud: Cloud, kind: str, name: str = "eagleray", **more: Any) -> str:

@@ -1,21 +1,14 @@
 """Faults in the account itself, each planted in an account of its own."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.cloud import IMAGE, Cloud, Fault, Plant, account, look, ready, said, spoilt
+from tests.cloud import IMAGE, Cloud, Fault, Plant, look, ready, said, spoilt
 from tune.cloud.clusterfile import ClusterFile
 
 ALL_OF_S3 = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}
-
-
-@pytest.fixture
-def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
-    with account(monkeypatch) as cloud:
-        yield cloud
 
 
 def no_bucket(cloud: Cloud, file: ClusterFile) -> ClusterFile:

@@ -2,14 +2,13 @@
 
 import email.utils
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import botocore.exceptions as botocore
 import pytest
 
 from data.errors import UserError
-from tests.cloud import Cloud, account
+from tests.cloud import Cloud
 from tune.aws import Aws, AwsError, explained, shell
 
 NOW = 1_790_000_000.0
@@ -85,12 +84,6 @@ def test_a_missing_permission_is_named(message: str, says: str) -> None:
     told = str(explained(refusal("UnauthorizedOperation", message, 403), "ec2:DescribeImages"))
     assert says in told
     assert "aGVsbG8" not in told
-
-
-@pytest.fixture
-def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
-    with account(monkeypatch) as cloud:
-        yield cloud
 
 
 def test_the_permission_behind_a_call(cloud: Cloud) -> None:

@@ -1,7 +1,7 @@
 """What --create makes, and what it leaves alone; what its policies allow, by our own reading and by moto's."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import boto3
@@ -11,7 +11,7 @@ from moto import settings
 from moto.core.authorization import ActionAuthenticatorMixin
 
 from data.errors import UserError
-from tests.cloud import ADDRESS, REGION, ROOT, Cloud, account, look, ready, said, spoilt, trouble, written
+from tests.cloud import ADDRESS, REGION, ROOT, Cloud, look, ready, said, spoilt, trouble, written
 from tune.aws import Aws
 from tune.cloud.accesspolicies import allows, head_policy, s3_beyond, same, statements, worker_policy
 from tune.cloud.clusteraccess import create, printed
@@ -19,12 +19,6 @@ from tune.cloud.clusterfile import ClusterFile, read
 from tune.cloud.clustergroup import make_group, with_group
 
 WORKER, HEAD = "eagleray-us-west-2-worker", "eagleray-us-west-2-head"
-
-
-@pytest.fixture
-def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
-    with account(monkeypatch) as cloud:
-        yield cloud
 
 
 def made(file: ClusterFile) -> list[str]:

@@ -2,25 +2,18 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from data.errors import UserError
-from tests.cloud import ADDRESS, IMAGE, PARAMETER, REGION, ROOT, Cloud, account, written
+from tests.cloud import ADDRESS, IMAGE, PARAMETER, REGION, ROOT, Cloud, written
 from tune.cloud.accesspolicies import role_name
 from tune.cloud.checking import preflight
 from tune.cloud.clusterfile import ClusterFile, read
 from tune.cloud.clusterwrite import planned, private, ssh_range
 from tune.cloud.preflightsettings import PreflightConfig
-
-
-@pytest.fixture
-def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
-    with account(monkeypatch) as cloud:
-        yield cloud
 
 
 @pytest.fixture
