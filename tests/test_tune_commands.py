@@ -143,6 +143,22 @@ def test_a_search_killed_with_its_results_in_a_bucket_goes_on_on_another_machine
     check_resumed(copy, before.drop(columns=TIMED), printed)  # the last seconds of a trial may be trained again
 
 
+def test_a_machine_lost_in_its_first_trial_leaves_a_search_that_goes_on_elsewhere(
+    photos: Path, cache_dir: str, tmp_path: Path, bucket_place: str
+) -> None:
+    """No trial has ended, so nothing but copies of the state has reached the bucket since the beginning."""
+    out, copy = f"{bucket_place}/run", tmp_path / "copy"
+    with Command(*search(photos, cache_dir, out, "--trials", "1", "--image-size", "64", *SLOW[2:6])) as command:
+        command.wait_until(lambda: store.list_files(f"{out}/ray/tune/trial-0000"), "a checkpoint")
+        command.wait_until(lambda: store.exists(f"{out}/ray/state.zip"), "a copy of the state")
+        command.signal(signal.SIGKILL)
+        command.end()
+    assert not store.exists(f"{out}/trials.csv")
+    run(*search(photos, str(tmp_path / "cache"), out, "--resume"))
+    store.download_folder(out, str(copy))
+    assert pd.read_csv(copy / "trials.csv")[["trial", "status", "epochs_run"]].values.tolist() == [[0, "finished", 40]]
+
+
 def kept_epochs(out: Path, number: int) -> list[dict[str, float]]:
     """The scores of a trial's epochs in its last checkpoint."""
     last = max((out / "ray" / "tune" / f"trial-{number:04d}").glob("checkpoint_*"))

@@ -15,6 +15,7 @@ from models.catalog import build
 from tune.outputs import RunFolder, begin, find_run, remember, saved_settings, working_on
 from tune.session import Session, start_ray
 from tune.settings import CommandConfig, SearchConfig, TrainJobConfig
+from tune.snapshots import bring_study
 from tune.trial import Job
 
 Config = TypeVar("Config", SearchConfig, TrainJobConfig)
@@ -43,6 +44,7 @@ def begun(config: Config, kind: str) -> Iterator[tuple[Config, Job, RunFolder, S
             begin(run, config, kind)
         _same_images(collection, run, resume)
         if resume:
+            bring_study(run)
             remember(run, config, kind)
         _write_data(collection, run)
         run.publish()

@@ -44,10 +44,10 @@ class StatelessTPE(optuna.samplers.BaseSampler):
 class KillProofSearch(ray.tune.search.optuna.OptunaSearch):
     """OptunaSearch whose memory is the study: Ray's saved state only says which of its trials is which in the study.
 
-    After a resume `open_study` says where the study now lies (it may have come back from a bucket to another folder),
-    and trials which the study has and Ray's state does not are taken up. A trial that ends before its epochs did, and
-    not by a failure, is PRUNED in the study: its value is one of few epochs, and the sampler must not take it for more.
-    `pruner` decides that (one objective only; Optuna has none for several).
+    After a resume `open_study` says where the study now lies (it may have come back from a bucket to another folder; it
+    is never older than Ray's state), and trials which the study has and Ray's state does not are taken up. A trial that
+    ends before its epochs did, and not by a failure, is PRUNED in the study: its value is one of few epochs, and the
+    sampler must not take it for more. `pruner` decides that (one objective only; Optuna has none for several).
     """
 
     closed = False
@@ -79,11 +79,7 @@ class KillProofSearch(ray.tune.search.optuna.OptunaSearch):
         Path(checkpoint_path).write_text(json.dumps({"numbers": numbers, "completed": sorted(self._completed_trials)}))
 
     def restore(self, checkpoint_path: str) -> None:
-        assert callable(self._space)
         state = json.loads(Path(checkpoint_path).read_text())
-        while len(self.study.get_trials(deepcopy=False)) <= max(state["numbers"].values(), default=-1):
-            # The study came back from a bucket and is older than Ray's state: its next proposal is the one it had made.
-            self._space(self.study.ask())
         trials = self.study.get_trials(deepcopy=False)
         self._ot_trials = {
             trial_id: optuna.Trial(self.study, trials[number]._trial_id)

@@ -19,6 +19,9 @@ from tune.settings import CommandConfig, changed_flags, from_dict
 
 _SETTINGS = "settings.json"
 _SERIAL = "published.json"
+STATE_MARK = "state.sha256"
+"""Which copy of Ray's state the run's own files belong to (`tune.snapshots`)."""
+_LAST = ("bundle/bundle.json", "report.json", STATE_MARK)
 Settings = TypeVar("Settings", bound=CommandConfig)
 _LOCK = ".lock"
 
@@ -59,7 +62,7 @@ class RunFolder:
     def publish(self) -> None:
         """Bring the bucket up to date with the local folder; nothing to do for a local run."""
         if self.remote:
-            store.upload_folder(self.local, self.out, last=("bundle/bundle.json", "report.json"))
+            store.upload_folder(self.local, self.out, last=_LAST)
             # Counted once all of it has arrived: a half that could not be published must not pass for a newer one.
             serial = json.dumps(self.serial(self.local) + 1).encode()
             store.write(store.join(self.out, _SERIAL), serial)

@@ -8,7 +8,7 @@ from labhosts import Lab
 BUCKET = "s3://eagleray-lab"
 SEARCH = "--trials 3 --max-concurrent 1 --image-size 48 --prune off --seed 0"
 # The columns of trials.csv besides the hyperparameters. What is measured is another number each time.
-MEASURED = frozenset({"images_per_second", "cpu_seconds", "cost_s", "seconds"})
+MEASURED = frozenset({"images_per_second", "cpu_seconds", "cost_s", "cost_usd", "seconds"})
 SCORES = (
     *("status", "epochs_run", "best_epoch", "validation_accuracy", "validation_loss", "last_training_accuracy"),
     *("last_validation_loss", "top_share", "dead_units", "error"),

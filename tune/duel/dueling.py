@@ -20,6 +20,7 @@ from tune.plan import Plan
 from tune.searching import Finished, meter_of, run_search
 from tune.session import Session
 from tune.settings import SearchConfig
+from tune.snapshots import bring_study
 from tune.space import NUMBER
 from tune.trial import Job
 from tune.trials import SCORE, best_row, commonest_error, write_table
@@ -98,6 +99,7 @@ class Duel:
         os.makedirs(part.local, exist_ok=True)
         if self._config.resume:
             bring_newer(part)
+            bring_study(part)
         spent = self._meter.state()
         self._meter = meter_of(self._config, self._session)
         self._meter.restore({**spent, "trials": {}})  # the numbers of this phase's trials begin at 0 again
