@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import ray.train
 
 from data import store
 from data.collection import DataConfig, load_collection
@@ -81,6 +82,28 @@ def test_a_workers_death_costs_no_more_than_its_epoch(ray_cluster: None, job: Jo
     times = ("seconds", "cpu_seconds")
     without_times = [{k: v for k, v in scores.items() if k not in times} for scores in unbroken]
     assert [{k: v for k, v in scores.items() if k not in times} for scores in broken] == without_times
+
+
+class Telling(ray.train.UserCallback):
+    """Writes down what is reported, by epoch, step and whether it was the last one."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        seen = [metrics[0][name] for name in ("epoch", "training_iteration", "finished")]
+        with self._file.open("a") as file:
+            file.write(json.dumps(seen) + "\n")
+
+
+def test_who_comes_after_the_last_epoch_is_told_of_it(ray_cluster: None, job: Job, tmp_path: Path) -> None:
+    """A head that is lost once the workers are through would otherwise leave a trial that never ended."""
+    told = []
+    for name in ("before", "after"):
+        callbacks: list[Any] = [Telling(tmp_path / name)]
+        distributed.fit(job, workers=2, name="lost", storage=str(tmp_path / "storage"), callbacks=callbacks)
+        told.append([json.loads(line) for line in (tmp_path / name).read_text().splitlines()])
+    assert told == [[[1, 1, False], [2, 2, False], [3, 3, True]], [[3, 3, True]]]
 
 
 def test_what_cannot_be_trained_says_so(ray_cluster: None, photos: Path, cache_dir: str, tmp_path: Path) -> None:

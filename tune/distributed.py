@@ -38,9 +38,17 @@ def train_worker(config: dict[str, Job]) -> str:
             with checkpoint.as_directory() as folder:
                 run.load(folder)
         network = job.network_report()
+
+        def tell() -> None:
+            # Tune counts reports from 1 in each new driver; after a resume the study's steps are still the epochs.
+            numbered = {**epoch_report(job, run), **network, "training_iteration": len(run.scores)}
+            _report(numbered, run.save if world.rank == 0 else None)
+
+        if run.finished:  # the machine that was to hear of the last epoch is gone
+            tell()
         while not run.finished:
             run.run_epoch()
-            _report({**epoch_report(job, run), **network}, run.save if world.rank == 0 else None)
+            tell()
     except UserError as error:
         _report(failure_report(error), None)
         return str(error)
