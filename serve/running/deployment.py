@@ -58,7 +58,7 @@ class _Replica:
                 raise
             logger.exception("the settings cannot be taken; the model in service stays")
 
-    def check_health(self) -> None:
+    async def check_health(self) -> None:  # Ray runs one that is not async in a new thread, each second
         self._endpoint.check_health()
 
     def __del__(self) -> None:
