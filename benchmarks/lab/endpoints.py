@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import yaml
-from labhosts import Lab, lab_of
+from labhosts import KEY_FILE, Lab, lab_of
 from usercommands import BUCKET, curl, data_in_bucket, down, search_command
 
 _DASHBOARD, _ENDPOINT = "http://localhost:8265", "http://localhost:8000"
@@ -112,6 +112,7 @@ def endpoint(given: argparse.Namespace) -> dict[str, Any]:
         assert seen == [401, 403, 200], f"without a key, with a wrong one and with a right one: {seen}"
         callers = lab.background(f"PYTHONPATH=. python asking.py --url {_ENDPOINT} --threads 8 2>&1", "asked.log")
         grown = lab.wait("two workers with a replica each", lambda: len(_nodes(lab)) == 2, 420)
+        taken = _add_key(lab)
         back = _reclaim(lab)
         # Each look is a request without a key, too: there is a panel for those.
         panels = _shown(lab, _SERVING, lambda: curl(lab, f"{_ENDPOINT}/model"))
@@ -126,8 +127,17 @@ def endpoint(given: argparse.Namespace) -> dict[str, Any]:
         down(lab)
         assert asked["failed"] == 0, f"requests failed: {asked}"
         assert status == 200, f"with one worker again the endpoint answers {status}"
-        times = {"up_s": up, "grown_s": grown, "replaced_s": back, "shrunk_s": shrunk}
+        times = {"up_s": up, "grown_s": grown, "new_key_s": taken, "replaced_s": back, "shrunk_s": shrunk}
         return {**times, "asked": asked, "panels": panels}
+
+
+def _add_key(lab: Lab) -> float:
+    """A key made on the laptop while all runs and brought to two workers as the README says; seconds until it holds."""
+    key = lab.laptop(f"PYTHONPATH=. python serve/keys.py add later --file {KEY_FILE} 2>/dev/null").strip()
+    header = f"Authorization: Bearer {key}"
+    assert curl(lab, f"{_ENDPOINT}/model", header)[0] == 403, "the new key is taken before it was brought there"
+    lab.laptop(f"ray rsync-up --all-nodes cluster.yaml {KEY_FILE} /home/ubuntu/.eagleray/keys.json 2>&1")
+    return lab.wait("the new key", lambda: {curl(lab, f"{_ENDPOINT}/model", header)[0] for _ in range(8)} == {200}, 30)
 
 
 def _reclaim(lab: Lab) -> float:
