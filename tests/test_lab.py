@@ -18,6 +18,7 @@ from serve.running.ingress import tuning
 from serve.settings import EndpointConfig, ServeConfig
 from tests.cloud import account
 from tests.commands import ROOT
+from tune.spending import Spending
 from tune.trials import trial_table
 
 LAB = ROOT / "benchmarks" / "lab"
@@ -132,7 +133,7 @@ def test_a_loss_counts_for_the_failure_before_it(lab: dict[str, ModuleType]) -> 
 
 def test_each_column_of_a_table_of_trials_is_compared_or_measured(lab: dict[str, ModuleType]) -> None:
     commands = lab["usercommands"]
-    columns = list(trial_table([], ("learning_rate", "pause_s")).columns)
+    columns = list(Spending().with_costs(trial_table([], ("learning_rate", "pause_s"))).columns)
     assert set(columns) == {"trial", "learning_rate", "pause_s", *commands.SCORES, *commands.MEASURED}
     one = [dict.fromkeys(columns, "1")]
     assert commands.hyperparameters(one) == ["learning_rate", "pause_s"]
