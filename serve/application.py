@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serve import predictroutes
 from serve.door.access import Guarded
 from serve.door.keystore import Keys
+from serve.door.unread import ReadOn
 from serve.endpoint import Endpoint
 from serve.routes import build_api
 from serve.settings import EndpointConfig
@@ -21,7 +22,7 @@ _SHOWN: Final = ("x-request-id", "x-model-id", "retry-after")
 
 
 def build_asgi(endpoint: Endpoint, observer: Observer, keys: Keys, *, echoed: bool = False) -> ASGIApp:
-    """All layers, outermost first: ids and counts, other origins, keys and rates, routes.
+    """All layers, outermost first: reading on, ids and counts, other origins, keys and rates, routes.
 
     `echoed`: see `serve.watching.observe.Observed`.
     """
@@ -34,7 +35,8 @@ def build_asgi(endpoint: Endpoint, observer: Observer, keys: Keys, *, echoed: bo
         return "" if config is None else config.cors
 
     routed = ShortPath(build_api(endpoint), predictroutes.predict_route(endpoint))
-    return Observed(_Origins(Guarded(routed, keys, settings), origins), observer, echoed=echoed)
+    guarded = Guarded(routed, keys, settings)
+    return ReadOn(Observed(_Origins(guarded, origins), observer, echoed=echoed))
 
 
 class _Origins:

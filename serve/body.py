@@ -10,7 +10,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from data.images import Failure
-from serve.errors import CLOSING, ApiError
+from serve.errors import ApiError
 from serve.settings import EndpointConfig
 
 # Parts without a file name are form fields. To /predict they mean nothing, but browsers and clients may send a few.
@@ -89,7 +89,7 @@ class _InTime:
             await self._timeout.__aexit__(kind, error, trace)
         except TimeoutError:
             message = f"the body did not arrive within {self._seconds:g} s: send it faster or send fewer images"
-            raise ApiError(408, "body_timeout", message, CLOSING) from None
+            raise ApiError(408, "body_timeout", message) from None
 
 
 def _refuse_what_is_announced(request: Request, limits: EndpointConfig) -> None:
@@ -108,7 +108,7 @@ def _too_large(limits: EndpointConfig) -> ApiError:
         f"the body is larger than {limits.max_body_mb:g} MiB: send fewer or smaller images in a request "
         "(serve/classify.py labels whole folders)"
     )
-    return ApiError(413, "body_too_large", message, CLOSING)
+    return ApiError(413, "body_too_large", message)
 
 
 async def _limited(request: Request, limits: EndpointConfig) -> AsyncIterator[bytes]:
@@ -197,12 +197,12 @@ class _Parts:
             self._others += 1
             if self._others > _MAX_FIELDS:
                 message = f"the form has more than {_MAX_FIELDS} fields that are not files: send the images only"
-                raise ApiError(422, "too_many_fields", message, CLOSING)
+                raise ApiError(422, "too_many_fields", message)
             self._field = options.get(b"name", b"").decode("utf-8", errors="replace")
             return
         if len(self.uploads) >= self._max_files:
             message = f"more than {self._max_files} files: send them in several requests"
-            raise ApiError(413, "too_many_files", message, CLOSING)
+            raise ApiError(413, "too_many_files", message)
         self._file = name.decode("utf-8", errors="replace")
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:

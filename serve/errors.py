@@ -4,7 +4,6 @@ import logging
 import re
 import uuid
 from collections.abc import Mapping
-from typing import Final
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -18,9 +17,6 @@ from serve.protocols.errorforms import error_body
 from serve.scopestate import noted
 
 logger = logging.getLogger("eagleray.serve")
-
-CLOSING: Final = {"connection": "close"}
-"""A header for what is refused while its body arrives: otherwise the server reads on for as long as it comes."""
 
 
 class ApiError(Exception):

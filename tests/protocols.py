@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from data.images import Pixels
 from models.bundle import BundleInfo
@@ -62,7 +63,7 @@ def app_around(endpoint: Endpoint) -> FastAPI:
 
 
 @contextlib.contextmanager
-def on_loopback(app: FastAPI) -> Iterator[str]:
+def on_loopback(app: ASGIApp) -> Iterator[str]:
     """The application behind a real socket, for clients that need one; yields its URL."""
     config = uvicorn.Config(app, port=0, lifespan="off", ws="none", log_config=None, access_log=False)
     server = uvicorn.Server(config)

@@ -162,6 +162,16 @@ def test_errors_keep_their_form_through_the_ingress(running: Served) -> None:
         assert client.post("/predict", content=PICTURES[0]).status_code == 200
 
 
+def test_who_is_refused_in_the_middle_of_a_body_gets_the_answer_each_time(running: Served) -> None:
+    """HAProxy gives none, and closes, where the replica resets a connection that had been used before."""
+    wrong = {"authorization": "Bearer er_wrong"}
+    with running.client() as client:
+        for _ in range(30):
+            assert client.post("/predict", content=bytes(3 * 2**20)).status_code == 413
+            assert client.post("/predict", content=(bytes(65536) for _ in range(80))).status_code == 413
+        assert client.post("/predict", content=(bytes(65536) for _ in range(80)), headers=wrong).status_code == 403
+
+
 def test_it_listens_where_it_is_said_to_and_the_key_is_asked_for_at_every_door(running: Served) -> None:
     listening = running.listening()
     assert {kind for address, _, kind in listening if address == "*"} == OPEN_TO_ALL

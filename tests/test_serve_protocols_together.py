@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-import socket
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from models.bundle import BundleInfo
 from serve.endpoint import Answer, Answered, Image
 from serve.protocols.errorforms import error_body
 from serve.scopestate import note, noted
-from tests.protocols import Recorder, app_around, close, floats, on_loopback, pixels, protocol_app
+from tests.protocols import Recorder, app_around, close, floats, pixels, protocol_app
 from tests.serving import Client, picture, plain_endpoint
 
 IMAGE = {"b64": base64.b64encode(picture(1)).decode()}
@@ -107,26 +106,7 @@ def test_a_slow_body_is_given_up(tiny_bundle: str, path: str, kind: str, body: b
     scope: Scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b""}
     asyncio.run(app({**scope, "raw_path": path.encode(), "root_path": "", "scheme": "http"}, receive, send))
     assert sent[0]["status"] == 408
-    assert (b"connection", b"close") in sent[0]["headers"]
     assert json.loads(sent[1]["body"])["code"] == "body_timeout"
-
-
-def test_an_endless_body_is_cut_off(tiny_bundle: str) -> None:
-    _, app = protocol_app(tiny_bundle, max_body_mb=0.1)
-    chunk = b"10000\r\n" + bytes(65536) + b"\r\n"
-
-    def cut_off(caller: socket.socket) -> bool:
-        try:
-            for _ in range(10_000):  # 650 MB
-                caller.sendall(chunk)
-        except ConnectionError:
-            return True
-        return False
-
-    with on_loopback(app) as url, socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 30) as caller:
-        head = "POST /v1/models/eagleray:predict HTTP/1.1", "host: a", "transfer-encoding: chunked", "", ""
-        caller.sendall("\r\n".join(head).encode())
-        assert cut_off(caller)
 
 
 @pytest.mark.parametrize(

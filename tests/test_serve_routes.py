@@ -94,7 +94,6 @@ def test_a_body_over_the_limit_is_refused_whether_it_announces_its_size_or_not(c
         assert response.status_code == 413
         assert code_of(response) == "body_too_large"
         assert "1 MiB" in response.json()["error"]["message"]
-        assert response.headers["connection"] == "close"  # or the server would read on, for as long as it comes
     assert client.post("/predict", files=files([bytes(MIB)])).status_code == 413
     assert client.post("/predict", content=chunks(MIB)).status_code == 200  # at the limit: an image that fails
 

@@ -17,7 +17,7 @@ def test_the_limits_of_a_body_hold_at_the_door(keys: Keys) -> None:
     app = door(keys, Config(max_body_bytes=100, body_timeout_s=0.05))
     assert send(app, signed(body=b"x" * 100)).status == 200
     reply = send(app, signed(body=b"x" * 101))
-    assert (reply.status, reply.code, reply.headers["connection"]) == (413, "body_too_large", "close")
+    assert (reply.status, reply.code) == (413, "body_too_large")
     announced = signed().with_header("content-length", "101")
     reply = asyncio.run(call(app, "POST", PATH, announced.headers, receive=never))
     assert (reply.status, reply.code) == (413, "body_too_large")

@@ -5,13 +5,13 @@ import asyncio
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope
 
-from serve.errors import CLOSING, ApiError
+from serve.errors import ApiError
 
 
 async def read_whole(scope: Scope, receive: Receive, most: int, patience_s: float) -> bytes:
     """The body, of at most `most` bytes. ApiError 408 or 413; ClientDisconnect where the client goes before its end."""
     message = f"the body is larger than {most / 2**20:g} MiB: send fewer images"
-    too_large = ApiError(413, "body_too_large", message, CLOSING)
+    too_large = ApiError(413, "body_too_large", message)
     announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
     if announced.isdigit() and int(announced[:20]) > most:
         raise too_large
@@ -26,7 +26,7 @@ async def read_whole(scope: Scope, receive: Receive, most: int, patience_s: floa
                     raise too_large
     except TimeoutError:
         message = f"the body did not arrive within {patience_s:g} s: send it faster or send fewer images"
-        raise ApiError(408, "body_timeout", message, CLOSING) from None
+        raise ApiError(408, "body_timeout", message) from None
     return bytes(body)
 
 
