@@ -22,7 +22,7 @@ import tyro
 from torch.nn import functional as F
 
 from data.collection import Subset
-from data.images import Resize
+from data.resizing import Resize
 from models.batches import World
 from models.catalog import Classifier, ModelConfig, build
 from models.epoch import Learner

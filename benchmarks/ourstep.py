@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from data.collection import DataConfig, Subset, load_collection
-from data.images import Resize
+from data.resizing import Resize
 from models.catalog import ModelConfig
 from models.preprocess import Preprocess
 from models.training import TrainConfig, TrainingData, TrainingRun

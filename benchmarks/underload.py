@@ -31,7 +31,7 @@ def write_bundle(folder: Path, kind: Kind, *, seed: int = 0) -> str:
     """
     import torch
 
-    from data.images import Resize
+    from data.resizing import Resize
     from models import bundle
     from models.catalog import ModelConfig, build
     from models.preprocess import Preprocess

@@ -17,7 +17,8 @@ import pandas as pd
 from data import cachefolder, groups, manifest, pack, packfolder, problems, sample, sources, split, store
 from data.checks import at_least, one_of
 from data.errors import UserError
-from data.images import Failure, Pixels, Resize, ResizeMode
+from data.images import Failure, Pixels
+from data.resizing import Resize, ResizeMode
 
 SAMPLE_SIZE = 64
 """Pixels a side for the generated sample: its creatures are still several pixels across, and a search stays minutes."""

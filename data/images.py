@@ -7,7 +7,7 @@ What is wrong with one image is a value (`Failure`), never an exception: one bad
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ import PIL
 from PIL import Image
 
 from data import jpegscans
+from data.resizing import MIN_SIDE, Resize
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 """Upright RGB, shape (H, W, 3), values 0-255, C-contiguous."""
@@ -29,8 +30,6 @@ MAX_PIXELS: Final = 64_000_000
 (89 million), so that this limit answers first. As an array it is 192 MB. While it is decoded the process grows by about
 0.5 GB (Pillow takes four bytes a pixel, and an image and its RGB copy are there at once), by 0.8 GB where it has to be
 turned as well. Under the allocator settings of `models.processes` a process keeps that memory for the next image."""
-MIN_SIDE: Final = 8
-"""Fewest pixels along a side. Less is a spacer, a tracking pixel or a broken crop, not a photograph."""
 MAX_ASPECT: Final = 20
 """Most times that one side may be as long as the other. A panorama has 10; above 20 it is a scan line or a ruler."""
 MAX_SCANS: Final = 500
@@ -69,27 +68,6 @@ class Failure:
     message: str
 
 
-ResizeMode: TypeAlias = Literal["stretch", "crop", "pad"]
-
-
-@dataclass(frozen=True)
-class Resize:
-    """How an image of any shape becomes a square of `size` pixels.
-
-    stretch: the whole frame, its aspect lost; crop: the short side to `size`, the middle square kept; pad: the long
-    side to `size`, black bars beside it.
-    """
-
-    size: int
-    mode: ResizeMode = "stretch"
-
-    def __post_init__(self) -> None:
-        if not MIN_SIDE <= self.size <= 4096:
-            raise ValueError(f"image_size must be from {MIN_SIDE} to 4096 pixels, got {self.size}")
-        if self.mode not in get_args(ResizeMode):
-            raise ValueError(f"resize must be one of {', '.join(get_args(ResizeMode))}, got {self.mode!r}")
-
-
 def decode(blob: bytes) -> Pixels | Failure:
     """Decode one encoded image to upright RGB uint8 (H, W, 3), C-contiguous, or name what is wrong with it.
 
@@ -101,8 +79,11 @@ def decode(blob: bytes) -> Pixels | Failure:
 
 
 def decode_resized(blob: bytes, how: Resize) -> Pixels | Failure:
-    """The same pixels as `resize(decode(blob), how)`, without the full-size array in between."""
-    image = _upright(blob)
+    """The pixels of `resize(decode(blob), how)`, without the full-size array in between.
+
+    A JPEG much larger than `how.size` is reduced while it is decoded, where `how` allows it: its pixels are near those.
+    """
+    image = _upright(blob, how)
     return image if isinstance(image, Failure) else _pixels(_resized(image, how))
 
 
@@ -143,8 +124,9 @@ def _check_size(width: int, height: int) -> Failure | None:
     return None
 
 
-def _upright(blob: bytes) -> Image.Image | Failure:
-    """Bytes to an upright Pillow image of mode RGB. Whatever a hostile file makes Pillow raise becomes a Failure."""
+def _upright(blob: bytes, how: Resize | None = None) -> Image.Image | Failure:
+    """Bytes to an upright Pillow image of mode RGB, reduced where `how` allows it. Whatever a hostile file makes Pillow
+    raise becomes a Failure."""
     if not blob:
         return Failure("empty", "the file has no bytes: copy it again from its source")
     scans = jpegscans.count(blob, MAX_SCANS)
@@ -160,7 +142,8 @@ def _upright(blob: bytes) -> Image.Image | Failure:
         return _unopened(blob)
     with image:
         try:
-            return _animation(image) or _check_size(*image.size) or _check_scans(scans, *image.size) or _turned(image)
+            refused = _animation(image) or _check_size(*image.size) or _check_scans(scans, *image.size)
+            return refused or _turned(image, how)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             return Failure("too_many_pixels", f"above {MAX_PIXELS:,} pixels: scale it down before sending it")
         except MemoryError:
@@ -191,7 +174,9 @@ def _too_many_scans(scans: int, each: str = "") -> Failure:
     return Failure("too_many_scans", f"a JPEG of {scans} or more scans{each} takes too long to decode: save it anew")
 
 
-def _turned(image: Image.Image) -> Image.Image | Failure:
+def _turned(image: Image.Image, how: Resize | None) -> Image.Image | Failure:
+    if how and (by := how.reduction(*image.size)) > 1:
+        image.draft(None, (image.width // by, image.height // by))  # formats that cannot do it take no notice
     image.load()  # first: some formats know (TIFF, PNG) or apply (TIFF, AVIF) their orientation only after it
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)

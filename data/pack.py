@@ -22,9 +22,10 @@ from tqdm import tqdm
 
 from data import cachefolder, packfolder, store
 from data.errors import UserError
-from data.images import DECODER, Failure, Pixels, Resize, decode_resized
+from data.images import DECODER, Failure, Pixels, decode_resized
 from data.journal import Journal
 from data.parallel import ordered_map
+from data.resizing import Resize
 
 _DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SPARE_BYTES: Final = 64 * 2**20

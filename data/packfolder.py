@@ -15,7 +15,8 @@ import numpy as np
 
 from data import cachefolder
 from data.errors import UserError
-from data.images import DECODER, Pixels, Resize
+from data.images import DECODER, Pixels
+from data.resizing import Resize
 
 PIXELS: Final = "pixels.u8"
 META: Final = "pack.json"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.images import Resize
+from data.resizing import Resize
 
 # Mean and standard deviation of ImageNet's training set in RGB over 0..1: what torchvision's weights were trained with.
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -105,4 +105,5 @@ class Preprocess:
         """The reverse of `as_dict`. KeyError, TypeError or ValueError if it is not one."""
         red, green, blue = (float(value) for value in values["mean"])
         std_red, std_green, std_blue = (float(value) for value in values["std"])
-        return cls(Resize(**values["resize"]), (red, green, blue), (std_red, std_green, std_blue))
+        resize = Resize(**{"reduced": False, **values["resize"]})  # older bundles do not say it, and did not
+        return cls(resize, (red, green, blue), (std_red, std_green, std_blue))

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from data import pack, store
-from data.images import Failure, Resize
+from data.images import Failure
+from data.resizing import Resize
 from tests.images_zoo import encoded
 
 HOW = Resize(16)

@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 
 from data.collection import Subset
-from data.images import Resize
+from data.resizing import Resize
 from models.preprocess import Preprocess
 from models.records import TrainingData
 from models.training import TrainingRun

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from fastapi import FastAPI
 
-from data.images import Failure, Resize, encode_png
+from data.images import Failure, encode_png
+from data.resizing import Resize
 from models.bundle import write_bundle
 from models.catalog import ModelConfig, build
 from models.predictor import Prediction

@@ -10,19 +10,8 @@ import pytest
 from PIL import Image
 
 from data import images, jpegscans
-from data.images import (
-    MAX_ASPECT,
-    MIN_SIDE,
-    Failure,
-    Pixels,
-    Resize,
-    ResizeMode,
-    check_pixels,
-    decode,
-    decode_resized,
-    encode_png,
-    resize,
-)
+from data.images import MAX_ASPECT, Failure, Pixels, check_pixels, decode, decode_resized, encode_png, resize
+from data.resizing import MIN_SIDE, Resize, ResizeMode
 from tests.images_zoo import Nasty, encoded, many_scans, scene, zoo
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from data import packfolder, store
-from data.images import Failure, Resize, decode, resize
+from data.images import Failure, decode, resize
+from data.resizing import Resize
 from tests.data_packs import HOW, SLOW, build, packs, watch_reads, write_root
 from tests.images_zoo import encoded, zoo
 

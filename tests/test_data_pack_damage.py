@@ -17,8 +17,9 @@ import pytest
 
 from data import images, pack, packfolder, store
 from data.errors import UserError
-from data.images import Failure, Resize
+from data.images import Failure
 from data.journal import Journal
+from data.resizing import Resize
 from tests.data_packs import HOW, SLOW, build, packs, watch_reads, write_root
 from tests.images_zoo import encoded
 

@@ -142,6 +142,7 @@ PIXELS = toy_data().preprocess.as_dict()
         (rewrite(architecture={"model": "cnn", "dense_units": 8.0}), "dense_units must be a whole number"),
         (rewrite(architecture={"model": "cnn", "dense_units": 10**30}), "does not fit"),
         (rewrite(preprocess={**PIXELS, "resize": {"size": 32.0}}), "size must be a whole number"),
+        (rewrite(preprocess={**PIXELS, "resize": {"size": 32, "reduced": "no"}}), "reduced must be true or false"),
         (rewrite(preprocess={**PIXELS, "mean": [float("inf"), 0, 0]}), "3 finite numbers"),
         (reweigh(b""), "not a safetensors file of weights"),
         (reweigh(b"garbage" * 20), "not a safetensors file of weights"),

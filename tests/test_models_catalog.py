@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from data.errors import UserError
-from data.images import Resize
+from data.resizing import Resize
 from models.bundle import read_bundle, write_bundle
 from models.catalog import (
     ARCHITECTURES,

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from data.images import Resize
+from data.resizing import Resize
 from models import engine
 from models.bundle import write_bundle
 from models.catalog import ARCHITECTURES, ModelConfig, Standardise, build, build_base

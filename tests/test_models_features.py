@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from data.errors import UserError
-from data.images import Resize
+from data.resizing import Resize
 from models import engine
 from models.catalog import ModelConfig
 from models.features import FrozenBase, content_key

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from data.errors import UserError
-from data.images import Failure, Resize, encode_png, resize
+from data.images import Failure, encode_png, resize
+from data.resizing import Resize
 from models.bundle import write_bundle
 from models.catalog import Classifier, ModelConfig
 from models.inference import logits_of_rows, softmax

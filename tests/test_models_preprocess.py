@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.images import Resize
+from data.resizing import Resize
 from models.augment import augment, draw
 from models.preprocess import Preprocess
 from tests.models_toys import toy_images
@@ -57,6 +57,9 @@ def test_what_is_no_batch_of_bytes_is_refused(images: Any) -> None:
 def test_it_survives_json() -> None:
     for what in (STORY, IMAGENET):
         assert Preprocess.from_dict(json.loads(json.dumps(what.as_dict()))) == what
+    # Bundles from before JPEGs were reduced: their models saw pictures that were not.
+    old = {**STORY.as_dict(), "resize": {"size": 32, "mode": "stretch"}}
+    assert Preprocess.from_dict(old).resize == Resize(32, reduced=False)
     with pytest.raises(ValueError, match="std > 0"):
         Preprocess(Resize(32), std=(1.0, 0.0, 1.0))
 

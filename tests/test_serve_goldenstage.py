@@ -12,7 +12,7 @@ import torch
 
 import serve.promote
 from data.errors import UserError
-from data.images import Resize
+from data.resizing import Resize
 from models.bundle import add_scores, write_bundle
 from models.catalog import ModelConfig, build
 from models.predictor import Predictor
