@@ -19,6 +19,7 @@ from tests.serving import free_ports
 
 # As Ray writes it, but for what does not matter here. With {routed} empty no application is there.
 RAYS_FILE = """global
+    log {folder}/log.sock local0 info
     maxconn 100
     nbthread 1
     tune.bufsize 131072
@@ -27,6 +28,8 @@ defaults
     timeout connect 5s
     timeout client 30s
     timeout server 30s
+    log global
+    option httplog
     option redispatch 1
     retry-on conn-failure empty-response
     retries 5
@@ -204,6 +207,15 @@ def test_rays_proxy_that_knows_no_path_is_a_503_and_our_own_404_stays(start: Cal
     status, headers, told = ask(port, "/routeless")
     assert (status, headers["retry-after"], told["error"]["code"]) == (503, "1", "not_ready")
     assert ask(port, "/missing")[0] == 404
+
+
+def test_no_line_is_logged_for_a_request(start: Callable[..., int], tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+        log.bind(str(tmp_path / "log.sock"))
+        assert ask(start(), "/predict", body=b"image")[0] == 200
+        log.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            log.recv(65536)
 
 
 def test_a_request_that_a_replica_drops_is_sent_again_with_its_body(
