@@ -42,7 +42,7 @@ class Resize:
 
         libjpeg then computes fewer pixels, and there are fewer to resize: 1.7 to 2.9 times as fast for cameras' sizes
         (benchmarks/reduced.py), and less memory. Only by what divides both sides: otherwise the last pixels of a row
-        would stand for less of the scene than the others.
+        would stand for less of the scene than the others. Bundles depend on this rule: another one takes another name.
         """
         if not self.reduced:
             return 1

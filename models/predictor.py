@@ -15,7 +15,8 @@ from models.engine import EngineName
 from models.inference import BATCH, Network, softmax
 
 Image: TypeAlias = bytes | Pixels | Failure
-"""Encoded, or upright RGB uint8 (H, W, 3) of any size, or why there is neither (an unreadable file)."""
+"""Encoded, or upright RGB uint8 (H, W, 3) of any size, or why there is neither (an unreadable file). Where a JPEG would
+be reduced while it is decoded (`data.resizing`), its pixels in full give probabilities that are near, not equal."""
 
 
 @dataclass(frozen=True)

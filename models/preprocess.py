@@ -97,8 +97,11 @@ class Preprocess:
         return batch
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {"resize": asdict(self.resize), "mean": list(self.mean), "std": list(self.std)}
+        """JSON-ready. "reduced" is there only where it is true: the ids of older bundles stay what they were."""
+        resize = asdict(self.resize)
+        if not resize["reduced"]:
+            del resize["reduced"]
+        return {"resize": resize, "mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":

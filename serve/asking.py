@@ -13,7 +13,7 @@ async def ask(endpoint: Endpoint, request: Request, images: Sequence[Image]) -> 
     """All images' answers, in order, by one model. ApiError 503 when no model is ready or too many images wait."""
     scope = request.scope
     note(scope, "images", str(len(images)))
-    # Without the outermost layer, as in a test, a request has no id; the model needs one to choose by.
+    # Without `serve.watching.observe`, as in a test, a request has no id; the model needs one to choose by.
     answered = await endpoint.predict(images, noted(scope, "request_id") or uuid.uuid4().hex)
     note(scope, "model", answered.info.id)
     return answered

@@ -103,8 +103,8 @@ class _LastResort:
 
 
 def _request_id(scope: Scope) -> str:
-    """The id that the outermost layer gave the request, or without that layer the client's own or a new one. A client
-    may have chosen it, hence the cleaning before it is logged."""
+    """The id that `serve.watching.observe` gave the request, or without that layer the client's own or a new one. A
+    client may have chosen it, hence the cleaning before it is logged."""
     if known := noted(scope, "request_id"):
         return known
     given = Headers(scope=scope).get("x-request-id", "")

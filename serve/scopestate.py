@@ -4,8 +4,8 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any, Final, Literal
 
 Note = Literal["request_id", "key", "model", "images"]
-"""request_id: set by the outermost layer. key: the name of the caller's key. model: the id of the model that answered.
-images: how many images the request holds."""
+"""request_id: set by `serve.watching.observe`. key: the name of the caller's key. model: the id of the model that
+answered. images: how many images the request holds."""
 
 OPEN: Final = "open"
 """The name of nobody's key: a path that asks for none, or an endpoint without keys."""

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from data.errors import UserError
+from data.resizing import Resize
 from models.bundle import add_scores, bundle_id, read_bundle, read_info
 from models.catalog import Classifier, ModelConfig, build
 from models.fingerprint import code_fingerprint
@@ -48,6 +49,15 @@ def test_learning_curves_of_older_bundles_are_read(model: Classifier, tmp_path: 
     for scores in (older, {**older, "validation_top_share": 0.4, "dead_units": 0.0, "cpu_seconds": 1.2}):
         write(tmp_path / "b", model, learning_curve=[scores])
         assert read_bundle(str(tmp_path / "b"))[0].learning_curve == [scores]
+
+
+def test_a_bundle_from_before_jpegs_were_reduced_keeps_its_id_and_its_pixels(model: Classifier, tmp_path: Path) -> None:
+    exact = replace(toy_data().preprocess, resize=Resize(32, reduced=False))
+    old = write(tmp_path / "b", model, preprocess=exact)
+    described = json.loads((tmp_path / "b" / "bundle.json").read_text())
+    assert described["preprocess"]["resize"] == {"size": 32, "mode": "stretch"}  # as it was written then
+    assert read_info(str(tmp_path / "b")) == old
+    assert old.id != write(tmp_path / "c", model).id
 
 
 def test_a_bundle_lives_in_a_bucket(model: Classifier, bucket: str, tmp_path: Path) -> None:

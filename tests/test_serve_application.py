@@ -1,6 +1,7 @@
 """All layers of the endpoint together, in this process: what each adds, and that none hides another."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,18 @@ def test_an_answer_names_its_request_and_its_model(bundle: str) -> None:
     assert answer.status_code == 200
     assert answer.headers["x-request-id"] == "mine-1"
     assert answer.headers["x-model-id"] == answer.json()["model"] == endpoint.ready().info.id
+
+
+def test_what_may_never_end_is_cut_off_with_its_answer(bundle: str) -> None:
+    _, app, _ = application(bundle, max_body_mb=0.01)
+
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(50):
+            yield bytes(1024)
+
+    for headers, status in (({"Authorization": f"Bearer {KEY}"}, 413), ({}, 401)):
+        answer = ask(app, "POST", "/predict", content=endless(), headers=headers)
+        assert (answer.status_code, answer.headers.get("connection")) == (status, "close")
 
 
 def test_each_route_but_the_open_ones_asks_for_a_key(bundle: str) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TypeVar
 
 from data import cachefolder, store
@@ -42,7 +42,7 @@ def begun(config: Config, kind: str) -> Iterator[tuple[Config, Job, RunFolder, S
     with working_on(run):
         if not resume:
             begin(run, config, kind)
-        _same_images(collection, run, resume)
+        same_images(collection, run, resume)
         if resume:
             bring_study(run)
             remember(run, config, kind)
@@ -85,14 +85,22 @@ def _write_data(collection: Collection, run: RunFolder) -> None:
     )
 
 
-def _same_images(collection: Collection, run: RunFolder, resume: bool) -> None:
-    now = collection.fingerprints()
+def same_images(collection: Collection, run: RunFolder, resume: bool) -> None:
+    """Note what a new run learns from. UserError where one that is gone on with learned from something else."""
+    images, resized = collection.fingerprints(), asdict(collection.resize)
     if not resume or not os.path.exists(run.path("fingerprints.json")):
-        run.write_json("fingerprints.json", now)
-    elif run.read_json("fingerprints.json") != now:
+        run.write_json("fingerprints.json", {**images, "resize": resized})
+        return
+    begun = run.read_json("fingerprints.json")
+    if {name: begun.get(name) for name in images} != images:
         raise UserError(
             f"the images or their labels have changed since {run.out} was begun; trials of different data cannot be "
             "compared: restore the data, or begin a new run"
+        )
+    if begun.get("resize") != resized:
+        raise UserError(
+            f"{run.out} was begun by another version of eagleray, whose networks saw other pixels of the same images: "
+            "finish it with that one, or begin a new run"
         )
 
 

@@ -43,14 +43,23 @@ class Room:
     @contextlib.contextmanager
     def place(self) -> Iterator[bool]:
         """Whether there was a place; it is kept until the block ends, however it ends."""
-        if self.free <= 0:
+        if not self.enter():
             yield False
             return
-        self.free -= 1
         try:
             yield True
         finally:
-            self.free += 1
+            self.leave()
+
+    def enter(self) -> bool:
+        """Whether there was a place; it is kept until `leave`."""
+        if self.free <= 0:
+            return False
+        self.free -= 1
+        return True
+
+    def leave(self) -> None:
+        self.free += 1
 
 
 class Recent:

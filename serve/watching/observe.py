@@ -1,4 +1,4 @@
-"""The outermost layer of the endpoint: it names and times each request, and tells the observer what became of it."""
+"""The layer of the endpoint that names and times each request, and tells the observer what became of it."""
 
 import asyncio
 import contextlib
