@@ -67,7 +67,7 @@ class Batcher(Generic[With, Item, Result]):
         self._resting = False
         # Guards the four above: they are changed by the event loop and by the thread.
         self._changing = threading.Lock()
-        # What wakes the thread that rests. In C, unlike `threading.Condition`, which takes ten microseconds a batch.
+        # What wakes the thread that rests. Written in C, unlike `threading.Condition`.
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
 

@@ -69,7 +69,7 @@ def stand_in(config: ServeConfig, folder: str, ports: Mapping[str, int], binary:
     wishes = {
         # While no application is there, all paths are "not found".
         "http-request return status 404 content-type text/plain .*": f"http-request {_not_ready(folder)}",
-        # A line for each request, which nobody reads, is an eighth of its CPU.
+        # A line for each request, sent to where nobody reads it.
         "log global": "# no log",
     }
     checks = "\n".join(f"grep -q '^ *{old}$' \"$3\"" for old in changes)
