@@ -29,7 +29,8 @@ MAX_PIXELS: Final = 64_000_000
 """Most pixels in one image: above an 8K frame (33 million) and a 61-megapixel camera, below Pillow's own bomb warning
 (89 million), so that this limit answers first. As an array it is 192 MB. While it is decoded the process grows by about
 0.5 GB (Pillow takes four bytes a pixel, and an image and its RGB copy are there at once), by 0.8 GB where it has to be
-turned as well. Under the allocator settings of `models.processes` a process keeps that memory for the next image."""
+turned as well. A process that trains keeps that memory for the next image, an endpoint gives it back
+(`models.processes`)."""
 MAX_ASPECT: Final = 20
 """Most times that one side may be as long as the other. A panorama has 10; above 20 it is a scan line or a ruler."""
 MAX_SCANS: Final = 500

@@ -1,6 +1,9 @@
 """The environment of every process that trains or predicts, set once by the command, before Ray is imported."""
 
+import ctypes
 import os
+import sys
+from typing import Final
 
 # glibc gives a large freed tensor back to the kernel and faults its pages in again at the next batch: about half of the
 # CPU time of a small CNN's training. These keep freed memory in the process, at the price of a higher resident size.
@@ -22,6 +25,13 @@ _RAY = {
 }
 
 
+LARGE: Final = 8 * 2**20
+"""Bytes from which a block of memory is large. A frame of 1920x1080 pixels takes less in Pillow (four bytes a pixel), and
+so does all that comes in again and again; a picture of 64 million pixels is decoded into blocks of 16 MiB."""
+
+# malloc.h of glibc
+_M_MMAP_THRESHOLD: Final = -3
+
 # Whatever pool of threads a library brings along: each would take all cores in each process.
 _POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -34,3 +44,16 @@ def prepare_environment(*, threads: int | None = None) -> None:
     pools = dict.fromkeys(_POOLS, str(threads)) if threads else {}
     for name, value in {**_ALLOCATOR, **_RAY, **pools}.items():
         os.environ.setdefault(name, value)
+
+
+def give_back_large_blocks(above: int = LARGE) -> None:
+    """From now on this process returns blocks of `above` bytes and more to the system as soon as they are freed.
+
+    For a process that answers strangers: under the settings above it would keep what the largest picture ever sent to
+    it took, which is half a gigabyte. Its own work stays below that size, so it gains nothing from keeping more. Where
+    the allocator is not glibc's nothing happens.
+    """
+    if sys.platform.startswith("linux"):
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(_M_MMAP_THRESHOLD, above)
