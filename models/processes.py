@@ -26,8 +26,8 @@ _RAY = {
 
 
 LARGE: Final = 8 * 2**20
-"""Bytes from which a block of memory is large. A frame of 1920x1080 pixels takes less in Pillow (four bytes a pixel), and
-so does all that comes in again and again; a picture of 64 million pixels is decoded into blocks of 16 MiB."""
+"""Bytes from which a block of memory is large. A frame of 1920x1080 pixels takes less in Pillow (four bytes a pixel),
+and so does all that comes in again and again; a picture of 64 million pixels is decoded into blocks of 16 MiB."""
 
 # malloc.h of glibc
 _M_MMAP_THRESHOLD: Final = -3

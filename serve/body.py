@@ -10,6 +10,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from data.images import Failure
+from serve.door.wholebody import next_piece
 from serve.errors import ApiError
 from serve.settings import EndpointConfig
 
@@ -50,8 +51,8 @@ async def read_uploads(request: Request, limits: EndpointConfig) -> list[Upload]
 
 async def read_form(request: Request, limits: EndpointConfig) -> Form:
     """`read_uploads`, with the form's other fields; a raw body has none."""
-    _refuse_what_is_announced(request, limits)
-    kind, options = parse_options_header(request.headers.get("content-type"))
+    headers = _admitted_headers(request, limits)
+    kind, options = parse_options_header(headers.get(b"content-type"))
     if kind == b"multipart/form-data":
         async with _InTime(limits):
             return await _read_multipart(request, options.get(b"boundary"), limits)
@@ -66,7 +67,7 @@ async def read_body(request: Request, limits: EndpointConfig, empty: str) -> byt
 
     A compressed body is refused because a few of its bytes can become as many as they like.
     """
-    _refuse_what_is_announced(request, limits)
+    _admitted_headers(request, limits)
     return await _read_whole(request, limits, empty)
 
 
@@ -92,15 +93,18 @@ class _InTime:
             raise ApiError(408, "body_timeout", message) from None
 
 
-def _refuse_what_is_announced(request: Request, limits: EndpointConfig) -> None:
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+def _admitted_headers(request: Request, limits: EndpointConfig) -> dict[bytes, bytes]:
+    """The headers, in small letters; ApiError 413 or 415 for a body that they say will not be taken."""
+    headers = dict(request.scope["headers"])
+    encoding = headers.get(b"content-encoding", b"").decode("latin-1").strip().lower()
     if encoding not in ("identity", ""):
         raise ApiError(
             415, "compressed_body", f"Content-Encoding {encoding[:32]!r} is not taken: send the body as it is"
         )
-    announced = request.headers.get("content-length", "")
-    if announced.isascii() and announced.isdigit() and int(announced[:20]) > limits.max_body_bytes:
+    announced = headers.get(b"content-length", b"")
+    if announced.isdigit() and int(announced[:20]) > limits.max_body_bytes:
         raise _too_large(limits)
+    return headers
 
 
 def _too_large(limits: EndpointConfig) -> ApiError:
@@ -113,8 +117,9 @@ def _too_large(limits: EndpointConfig) -> ApiError:
 
 async def _limited(request: Request, limits: EndpointConfig) -> AsyncIterator[bytes]:
     """The body's chunks, up to the limit. A chunked body announces no size, so what counts is what arrives."""
-    total = 0
-    async for chunk in request.stream():
+    total, more = 0, True
+    while more:
+        chunk, more = await next_piece(request.receive)
         total += len(chunk)
         if total > limits.max_body_bytes:
             raise _too_large(limits)

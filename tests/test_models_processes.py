@@ -4,8 +4,6 @@ import ctypes
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -65,8 +63,7 @@ def test_where_there_is_no_such_allocator_nothing_happens(monkeypatch: pytest.Mo
     class Other:
         """A C library without it."""
 
-    load: Callable[[Any], Other] = lambda _: Other()
-    monkeypatch.setattr(ctypes, "CDLL", load)
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: Other())
     processes.give_back_large_blocks()
     monkeypatch.setattr(sys, "platform", "win32")
     processes.give_back_large_blocks()

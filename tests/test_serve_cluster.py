@@ -187,13 +187,6 @@ def test_it_listens_where_it_is_said_to_and_the_key_is_asked_for_at_every_door(r
     assert asked == [[401, 403]] * 3  # HAProxy, the replica's own port, Ray's proxy for when there is no replica
 
 
-def test_what_nobody_reads_does_not_run(running: Served) -> None:
-    """Ray's reader of log files, which looks at them ten times a second for a driver that prints them."""
-    lines = [" ".join(process.cmdline()) for process in running.processes()]
-    assert any("/ray/dashboard/dashboard.py" in line for line in lines)
-    assert not any("log_monitor" in line for line in lines)
-
-
 def test_what_is_open_to_all_refuses_without_rays_token(running: Served) -> None:
     grpc: Any = pytest.importorskip("grpc")  # Ray brings it along, without types
     for _, port, _ in [one for one in running.listening() if one[0] == "*"]:

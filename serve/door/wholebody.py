@@ -20,7 +20,7 @@ async def read_whole(scope: Scope, receive: Receive, most: int, patience_s: floa
     try:
         async with asyncio.timeout(patience_s):
             while more:
-                chunk, more = await _next(receive)
+                chunk, more = await next_piece(receive)
                 body += chunk
                 if len(body) > most:
                     raise too_large
@@ -34,11 +34,11 @@ async def discard(receive: Receive) -> None:
     """Read the body to its end and keep nothing of it. ClientDisconnect where the client goes before."""
     more = True
     while more:
-        _, more = await _next(receive)
+        _, more = await next_piece(receive)
 
 
-async def _next(receive: Receive) -> tuple[bytes, bool]:
-    """The next piece of the body, and whether there are more."""
+async def next_piece(receive: Receive) -> tuple[bytes, bool]:
+    """The next piece of the body, and whether there are more. ClientDisconnect where the client has gone."""
     message = await receive()
     if message["type"] == "http.disconnect":
         raise ClientDisconnect

@@ -41,6 +41,15 @@ INSTEAD = "Ray's Python proxy takes its place, and each request costs more CPU"
 # It believes so of Windows and macOS; told so on Linux, nearly all that it opens listens on this machine only.
 _ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
+# What Ray tells of itself, less often: on a machine with one endpoint it is more work than what it tells of. Not on a
+# cluster, where more happens that somebody might want to see at once.
+_QUIET = {
+    "METRICS_RECORD_INTERVAL_S": "60",  # the dashboard's own CPU and memory, by each of its processes (5 s)
+    "REPORTER_UPDATE_INTERVAL_MS": "10000",  # the machine's, for the dashboard (5 s)
+    "RAY_raylet_report_resources_period_milliseconds": "500",  # what is free on the node (0.1 s)
+    "RAY_task_events_report_interval_ms": "10000",  # calls between Ray's own actors, for the dashboard (1 s)
+}
+
 
 @dataclass(frozen=True)
 class Ingress:
@@ -84,7 +93,7 @@ def prepare(config: ServeConfig, environ: MutableMapping[str, str] = os.environ)
     environ[MARK] = folder
     environ.update(_ALONE)
     environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1" if haproxy else "0"
-    for name, value in tuning(config).items():
+    for name, value in {**_QUIET, **tuning(config)}.items():
         environ.setdefault(name, value)  # what the user has set stays
     if haproxy:
         environ.update(_own(config, folder, ports, binary))
@@ -138,8 +147,10 @@ def tuning(config: ServeConfig) -> dict[str, str]:
     return {
         # Our code never holds up the event loop (the network has a thread of its own), so it can share Ray's.
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-        # Ray looks after its replicas ten times a second, which takes 3 % of a core; twice is enough.
-        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+        # Ray looks after its replicas ten times a second, which takes 3 % of a core; once is enough.
+        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "1",
+        # Each process takes its counters together ten times a second, and sends them every ten seconds.
+        "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
         # Ray's patience (5 s and 30 s) is too short on a busy laptop: it then starts HAProxy again and again.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "90",
         "RAY_SERVE_HAPROXY_STARTUP_TIMEOUT_S": "90",

@@ -20,6 +20,7 @@ from data.errors import UserError
 from serve.running.howtocall import reachable
 from serve.running.ingress import Ingress
 from serve.running.note import Running
+from serve.running.raysown import end_log_monitor
 from serve.settings import ServeConfig
 
 APPLICATION: Final = "eagleray"
@@ -47,7 +48,7 @@ def start(config: ServeConfig, ingress: Ingress, note: Running, after_ray: Calla
         log_to_driver=False,
         logging_level=logging.WARNING,
     )
-    _end_log_monitor()
+    end_log_monitor()
     after_ray()
     refuse_impossible(config, ray.cluster_resources())
     # Serve tells each of its steps; what is left for the terminal is what needs a person.
@@ -67,15 +68,6 @@ def start(config: ServeConfig, ingress: Ingress, note: Running, after_ray: Calla
         ray_address=context.address_info["address"],
         session_dir=context.address_info["session_dir"],
     )
-
-
-def _end_log_monitor() -> None:
-    """Ray looks into all its log files ten times a second for drivers that print them, as this one does not. It has no
-    option to leave that out, and what it takes is a tenth of an idle endpoint's CPU."""
-    from ray._private import worker
-
-    node: Any = worker._global_node
-    node.kill_log_monitor(check_alive=False)
 
 
 def _deploy(config: ServeConfig) -> None:
