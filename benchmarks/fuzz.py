@@ -28,7 +28,7 @@ from typing import Any
 
 import tyro
 from loadgen import Connection, jpegs
-from soak import Scales, growth
+from soak import Scales, growth, megabytes
 from underload import ROOT, Endpoint, say, write_bundle
 
 _PATIENCE_S = 30.0
@@ -241,6 +241,7 @@ def main() -> int:
         broken=found.broken,
         same_replica_alive=alive,
         replica_growth=growth(scales.replica, 0.2),
+        replica_mb=megabytes(scales.replica),
         schemathesis=said,
         examples=found.examples,
         log=tail,

@@ -70,6 +70,11 @@ def growth(looks: list[int], warm_up: float) -> float:
     return statistics.median(kept[-fifth:]) / statistics.median(kept[:fifth]) - 1
 
 
+def megabytes(looks: list[int]) -> list[int]:
+    """Twenty of the looks, for people."""
+    return [round(look / 2**20) for look in looks[:: max(1, len(looks) // 20)]]
+
+
 def main() -> int:
     config = tyro.cli(SoakConfig, description=__doc__)
     with tempfile.TemporaryDirectory() as folder:
@@ -88,8 +93,8 @@ def main() -> int:
     found = {
         "replica_growth": growth(scales.replica, config.warm_up),
         "tree_growth": growth(scales.tree, config.warm_up),
-        "replica_mb": [round(look / 2**20) for look in scales.replica[:: max(1, len(scales.replica) // 20)]],
-        "tree_mb": [round(look / 2**20) for look in scales.tree[:: max(1, len(scales.tree) // 20)]],
+        "replica_mb": megabytes(scales.replica),
+        "tree_mb": megabytes(scales.tree),
     }
     say(**found, load=load, seconds=took, rate_wanted=rate, able=able)
     return 0
