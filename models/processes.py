@@ -27,10 +27,12 @@ _RAY = {
 
 LARGE: Final = 8 * 2**20
 """Bytes from which a block of memory is large. A frame of 1920x1080 pixels takes less in Pillow (four bytes a pixel),
-and so does all that comes in again and again; a picture of 64 million pixels is decoded into blocks of 16 MiB."""
+and a picture of 64 million pixels is decoded into blocks of 16 MiB."""
 
 # malloc.h of glibc
+_M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
+_KEPT: Final = 128 * 2**20
 
 # Whatever pool of threads a library brings along: each would take all cores in each process.
 _POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -46,14 +48,21 @@ def prepare_environment(*, threads: int | None = None) -> None:
         os.environ.setdefault(name, value)
 
 
-def give_back_large_blocks(above: int = LARGE) -> None:
-    """From now on this process returns blocks of `above` bytes and more to the system as soon as they are freed.
+def give_back_large_blocks() -> None:
+    """From now on this process returns blocks of LARGE bytes and more to the system as soon as they are freed.
 
     For a process that answers strangers: under the settings above it would keep what the largest picture ever sent to
-    it took, which is half a gigabyte. Its own work stays below that size, so it gains nothing from keeping more. Where
-    the allocator is not glibc's nothing happens.
+    it took, which is half a gigabyte. The price is that such a block's pages come in anew each time, a few milliseconds
+    for a picture of ten million pixels; it is not for a network that torch runs on a CPU, whose layers take as much.
+    What the user has set stays, and where the allocator is not glibc's nothing happens.
     """
-    if sys.platform.startswith("linux"):
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt is not None:
-            mallopt(_M_MMAP_THRESHOLD, above)
+    name = "MALLOC_MMAP_THRESHOLD_"
+    if not sys.platform.startswith("linux") or os.environ.get(name, _ALLOCATOR[name]) != _ALLOCATOR[name]:
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return
+    mallopt(_M_MMAP_THRESHOLD, LARGE)
+    if "MALLOC_TRIM_THRESHOLD_" not in os.environ:
+        # A threshold that is set ends glibc's own adjusting of both, and this one would be 128 KiB from then on.
+        mallopt(_M_TRIM_THRESHOLD, _KEPT)

@@ -94,8 +94,8 @@ class _InTime:
 
 
 def _admitted_headers(request: Request, limits: EndpointConfig) -> dict[bytes, bytes]:
-    """The headers, in small letters; ApiError 413 or 415 for a body that they say will not be taken."""
-    headers = dict(request.scope["headers"])
+    """The headers, of equal ones the first; ApiError 413 or 415 for a body that they say will not be taken."""
+    headers = dict(reversed(request.scope["headers"]))
     encoding = headers.get(b"content-encoding", b"").decode("latin-1").strip().lower()
     if encoding not in ("identity", ""):
         raise ApiError(

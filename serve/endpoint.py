@@ -18,6 +18,7 @@ from data.images import Failure, encode_png
 from models.bundle import BundleInfo
 from models.predictor import Image as Image
 from models.predictor import Prediction, Predictor
+from models.processes import give_back_large_blocks
 from serve.batching import Batcher, FullError
 from serve.errors import ApiError
 from serve.promotion.board import BoardClient
@@ -88,9 +89,12 @@ class Answered:
 
 def load_predictor(config: EndpointConfig) -> Model:
     """Read the bundle for one replica. UserError says what is wrong with it."""
-    return Predictor.load(
+    predictor = Predictor.load(
         config.bundle, device=config.device, threads=config.threads or None, cache_dir=config.cache_dir
     )
+    if config.device != "cpu" or predictor.engine != "torch":
+        give_back_large_blocks()
+    return predictor
 
 
 class Endpoint:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from data.errors import UserError
-from serve.running.ingress import Ingress, prepare, tuning
+from serve.running.ingress import QUIET, Ingress, prepare, tuning
 from serve.running.note import MARK
 from serve.running.standin import stand_in
 from serve.settings import EndpointConfig, ServeConfig
@@ -192,3 +192,13 @@ def test_a_certificate_that_cannot_be_used_is_told_before_anything_is_started(tm
     for wrong in (another, certificate, str(tmp_path / "missing.pem")):
         with pytest.raises(UserError, match="no certificate with its private key"):
             prepare(config_for(tls_cert=certificate, tls_key=wrong), {})
+
+
+def test_ray_knows_what_makes_it_quiet() -> None:
+    """A name that it does not know would change nothing, and nobody would be told."""
+    import ray
+
+    package = Path(ray.__file__).parent
+    places = [package / "dashboard/consts.py", package / "core/src/ray/raylet/raylet"]
+    known = b"".join(place.read_bytes() for place in places)
+    assert [name for name in QUIET if name.encode() not in known] == []

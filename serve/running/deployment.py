@@ -27,7 +27,6 @@ class _Replica:
     """One copy of the model. The model comes by `user_config`, so a new one comes in without a restart."""
 
     def __init__(self) -> None:
-        from models.processes import give_back_large_blocks
         from serve.door.keystore import Keys
         from serve.endpoint import Endpoint
         from serve.promotion.board import RayBoard
@@ -36,7 +35,6 @@ class _Replica:
         from serve.watching.observer import Observer
         from serve.watching.raymeters import RaySink
 
-        give_back_large_blocks()
         leave_out_latencies()
         write_json_lines()
         self._observer = Observer(RaySink())

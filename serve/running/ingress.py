@@ -43,9 +43,8 @@ _ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 # What Ray tells of itself, less often: on a machine with one endpoint it is more work than what it tells of. Not on a
 # cluster, where more happens that somebody might want to see at once.
-_QUIET = {
+QUIET = {
     "METRICS_RECORD_INTERVAL_S": "60",  # the dashboard's own CPU and memory, by each of its processes (5 s)
-    "REPORTER_UPDATE_INTERVAL_MS": "10000",  # the machine's, for the dashboard (5 s)
     "RAY_raylet_report_resources_period_milliseconds": "500",  # what is free on the node (0.1 s)
     "RAY_task_events_report_interval_ms": "10000",  # calls between Ray's own actors, for the dashboard (1 s)
 }
@@ -93,7 +92,7 @@ def prepare(config: ServeConfig, environ: MutableMapping[str, str] = os.environ)
     environ[MARK] = folder
     environ.update(_ALONE)
     environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1" if haproxy else "0"
-    for name, value in {**_QUIET, **tuning(config)}.items():
+    for name, value in {**QUIET, **tuning(config)}.items():
         environ.setdefault(name, value)  # what the user has set stays
     if haproxy:
         environ.update(_own(config, folder, ports, binary))
