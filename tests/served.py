@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 from serve.running.note import Running, processes_of
 from tests.commands import PATIENCE_S, ROOT, Command
@@ -69,6 +70,16 @@ class Served:
                 if one.status == psutil.CONN_LISTEN:
                     found.add((every.get(one.laddr.ip, one.laddr.ip), one.laddr.port, kind_of(process)))
         return found
+
+    def replica_metrics(self) -> set[str]:
+        """The names of all metrics that its replicas have, on the ports that Ray names to Prometheus."""
+        places = json.loads(Path(self.note.session_dir, "prom_metrics_service_discovery.json").read_text())
+        ports = [port for place in places for port in place["targets"]]
+        pages = [httpx.get(f"http://{port}/metrics", timeout=30).text for port in ports]
+        families = [family for page in pages for family in text_string_to_metric_families(page)]
+        by_process = [(one.labels.get("WorkerId"), family.name) for family in families for one in family.samples]
+        replicas = {process for process, name in by_process if name.startswith("ray_eagleray_serve_")}
+        return {name for process, name in by_process if process in replicas}
 
     def until_gone(self) -> None:
         """Wait until none of its processes is left; they may take a moment to be cleared away."""
