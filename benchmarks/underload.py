@@ -23,10 +23,10 @@ CLASSES = tuple(f"class-{number}" for number in range(10))
 Kind = Literal["tiny", "resnet18"]
 
 
-def write_bundle(folder: Path, kind: Kind, *, seed: int = 0) -> str:
+def write_bundle(folder: Path, kind: Kind, *, seed: int = 0, side: int = 14) -> str:
     """A network with random weights in `folder`; its id. They cost what learned ones cost.
 
-    tiny: the catalog's small cnn for images of 14 pixels (half a million multiplications), so that what is measured is
+    tiny: the catalog's small cnn for images of `side` pixels (half a million multiplications), so that what is measured is
     everything else: HTTP, decoding a JPEG of 224 pixels, JSON. resnet18 takes 224 pixels.
     """
     import torch
@@ -38,7 +38,7 @@ def write_bundle(folder: Path, kind: Kind, *, seed: int = 0) -> str:
 
     torch.manual_seed(seed)
     if kind == "tiny":
-        config, size = ModelConfig("cnn", dense_units=8), 14
+        config, size = ModelConfig("cnn", dense_units=8), side
     else:
         config, size = ModelConfig("resnet18", weights="none", base="finetune", dense_units=256), 224
     model = build(config, classes=len(CLASSES), image_size=size)

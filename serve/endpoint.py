@@ -21,6 +21,7 @@ from models.predictor import Prediction, Predictor
 from models.processes import give_back_large_blocks
 from serve.batching import Batcher, FullError
 from serve.errors import ApiError
+from serve.onecore import OneCore
 from serve.promotion.board import BoardClient
 from serve.promotion.candidate import Candidates
 from serve.settings import EndpointConfig
@@ -115,7 +116,8 @@ class Endpoint:
         self._load = load
         self._watcher: Watcher = watcher or Unwatched()
         self._active: Loaded | None = None
-        self._batcher: Batcher[Model, Image, Answer] = Batcher(_predict, size=1, limit=1, watcher=self._watcher)
+        self._batcher: Batcher[Model, Image, Answer] = Batcher(self._run, size=1, limit=1, watcher=self._watcher)
+        self._cores = OneCore()
         self.candidates = Candidates(self._load_and_try, _how_loaded, board, replica)
 
     @property
@@ -156,6 +158,7 @@ class Endpoint:
         Settings that do not concern the model change without loading it again. An error leaves all as it was.
         """
         config = EndpointConfig.from_user_config(user_config)
+        self._cores.on_the_loop()
         before = self._active
         same = before is not None and _how_loaded(before.config) == _how_loaded(config)
         model = before.model if before is not None and same else await self.candidates.take(config)
@@ -163,6 +166,7 @@ class Endpoint:
             model = await asyncio.to_thread(self._load_and_try, config)
         if before is None or before.config != config:
             self._active = Loaded(model, config)
+        self._cores.on = config.device == "cpu" and config.threads == 1
         self._batcher.size = config.max_batch_size
         self._batcher.limit = max(_MOST_WAITING, 2 * config.max_files)
         self.candidates.reconfigure(config, model)
@@ -180,7 +184,14 @@ class Endpoint:
         self.candidates.close()
         self._batcher.close()
 
+    def _run(self, model: Model, images: Sequence[Image]) -> list[Answer]:
+        begin = time.thread_time()
+        answers = model.predict(images)
+        self._cores.ran(len(images), time.thread_time() - begin)
+        return answers
+
     def _load_and_try(self, config: EndpointConfig) -> Model:
+        self._cores.release()
         model = self._load(config)
         if config.model not in ("", model.info.id):
             raise UserError(
@@ -190,10 +201,6 @@ class Endpoint:
             )
         warm_up(model, config.max_batch_size)
         return model
-
-
-def _predict(model: Model, images: Sequence[Image]) -> list[Answer]:
-    return model.predict(images)
 
 
 def _how_loaded(config: EndpointConfig) -> tuple[Any, ...]:
