@@ -26,8 +26,8 @@ Kind = Literal["tiny", "resnet18"]
 def write_bundle(folder: Path, kind: Kind, *, seed: int = 0, side: int = 14) -> str:
     """A network with random weights in `folder`; its id. They cost what learned ones cost.
 
-    tiny: the catalog's small cnn for images of `side` pixels (half a million multiplications), so that what is measured is
-    everything else: HTTP, decoding a JPEG of 224 pixels, JSON. resnet18 takes 224 pixels.
+    tiny: the catalog's small cnn for images of `side` pixels (of 14: half a million multiplications), so that what is
+    measured is everything else: HTTP, decoding a JPEG of 224 pixels, JSON. resnet18 takes 224 pixels.
     """
     import torch
 

@@ -166,7 +166,7 @@ class Endpoint:
             model = await asyncio.to_thread(self._load_and_try, config)
         if before is None or before.config != config:
             self._active = Loaded(model, config)
-        self._cores.on = config.device == "cpu" and config.threads == 1
+        self._cores.on = config.one_core and config.device == "cpu" and config.threads == 1
         self._batcher.size = config.max_batch_size
         self._batcher.limit = max(_MOST_WAITING, 2 * config.max_files)
         self.candidates.reconfigure(config, model)
