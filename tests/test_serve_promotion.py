@@ -155,16 +155,18 @@ def test_an_endpoint_in_trouble_is_left_alone(cluster: Cluster, monkeypatch: pyt
     assert cluster.changes == []
 
 
+@pytest.mark.parametrize("status", ["DEPLOYING", "UNHEALTHY"])
 @pytest.mark.parametrize(("seconds", "result"), [(10, "promoted"), (1000, "refused")])
 def test_a_replica_that_is_just_starting_is_waited_for(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, seconds: float, result: str
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, seconds: float, result: str, status: str
 ) -> None:
-    """Load comes and goes, and replicas with it."""
+    """Load comes and goes, and replicas with it; one that has died is replaced."""
     whole, begun = cluster.application, cluster.clock()
 
     def growing(name: str = "") -> Application:
-        starting = int(cluster.clock() < begun + seconds)
-        return dataclasses.replace(whole(name), starting=starting, message="Upscaling from 1 to 3 replicas.")
+        if cluster.clock() >= begun + seconds:
+            return whole(name)
+        return dataclasses.replace(whole(name), status=status, starting=1, message="Upscaling from 1 to 3 replicas.")
 
     monkeypatch.setattr(cluster, "application", growing)
     outcome = promote(cluster)

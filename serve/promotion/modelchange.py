@@ -11,7 +11,8 @@ from serve.promotion.serveapi import Application, ChangedError
 Result = Literal["promoted", "went back", "aborted", "nothing to do", "rolled back", "refused", "stopped"]
 
 # What Ray calls an application whose replicas may yet all come to run.
-_UNDER_WAY = ("RUNNING", "DEPLOYING")
+# UNHEALTHY is what Ray says from the death of a replica until another one is in its place.
+_UNDER_WAY = ("RUNNING", "DEPLOYING", "UNHEALTHY")
 
 
 class Serving(Protocol):
@@ -155,7 +156,7 @@ class ModelChange:
         return self.outcome("aborted", f"the promotion is ended; {app.user_config['bundle']} stays in service")
 
     def still(self, seconds: float) -> Application:
-        """The application as soon as no replica starts; as it is where that takes longer, or Ray is in trouble."""
+        """The application as soon as no replica starts; as it is where that takes longer, or Ray has given up."""
         end = self.clock() + seconds
         while not (app := self.application()).settled and app.status in _UNDER_WAY and self.clock() < end:
             self.sleep(self.poll_s)
