@@ -1,8 +1,8 @@
 """The two threads that a replica works in, event loop and network, on one core while the network is light.
 
 Python runs one thread at a time, so two that are busy hand its lock to and fro. Between two cores each time costs a
-wake-up and cold caches: for a network of half a millisecond an image a sixth of a request's CPU, and as much of the
-rate (benchmarks/onecore.py). A heavy network works without that lock, and is left a core of its own.
+wake-up and cold caches: with eight requests at once at a tiny network a quarter of the replica's CPU, with 32 a tenth
+(benchmarks/onecore.py). A heavy network works without that lock, and is left a core of its own.
 """
 
 import contextlib

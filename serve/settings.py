@@ -55,8 +55,8 @@ class EndpointConfig:
     threads: int = 0
     """CPU threads for the network in each replica. 0 takes the replica's share of CPUs (see cpus-per-replica)."""
     one_core: bool = True
-    """Keep a replica of one thread on one core while its network is light, which costs less CPU for each request.
-    Without it a machine with idle cores may answer a single light request sooner."""
+    """Keep a replica of one thread on one core while its network is light, which costs less CPU for each request
+    (serve/onecore.py)."""
     max_batch_size: int = 16
     """Most images that go through the network together."""
     max_body_mb: float = 32.0
