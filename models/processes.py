@@ -33,6 +33,7 @@ and a picture of 64 million pixels is decoded into blocks of 16 MiB."""
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _KEPT: Final = 128 * 2**20
+_INT_MAX: Final = 2**31 - 1
 
 # Whatever pool of threads a library brings along: each would take all cores in each process.
 _POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -49,7 +50,7 @@ def prepare_environment(*, threads: int | None = None) -> None:
 
 
 def give_back_large_blocks() -> None:
-    """From now on this process returns blocks of LARGE bytes and more to the system as soon as they are freed.
+    """Blocks of LARGE bytes and more that this process takes from now on go back to the system once they are freed.
 
     For a process that answers strangers: under the settings above it would keep what the largest picture ever sent to
     it took, which is half a gigabyte. The price is that such a block's pages come in anew each time, a few milliseconds
@@ -62,7 +63,8 @@ def give_back_large_blocks() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return
+    # A threshold that is set ends glibc's own adjusting of both, and the other would be 128 KiB from then on, unless
+    # the process was started with a value; the environment does not tell, since it may have been changed after that.
+    trim = os.environ.get("MALLOC_TRIM_THRESHOLD_", "")
     mallopt(_M_MMAP_THRESHOLD, LARGE)
-    if "MALLOC_TRIM_THRESHOLD_" not in os.environ:
-        # A threshold that is set ends glibc's own adjusting of both, and this one would be 128 KiB from then on.
-        mallopt(_M_TRIM_THRESHOLD, _KEPT)
+    mallopt(_M_TRIM_THRESHOLD, min(int(trim), _INT_MAX) if trim.isdigit() else _KEPT)

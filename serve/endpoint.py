@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -116,8 +117,10 @@ class Endpoint:
         self._load = load
         self._watcher: Watcher = watcher or Unwatched()
         self._active: Loaded | None = None
-        self._batcher: Batcher[Model, Image, Answer] = Batcher(self._run, size=1, limit=1, watcher=self._watcher)
         self._cores = OneCore()
+        # Not a method of this: the batcher's thread would keep all models of an endpoint that nobody closed.
+        run = partial(_run, self._cores)
+        self._batcher: Batcher[Model, Image, Answer] = Batcher(run, size=1, limit=1, watcher=self._watcher)
         self.candidates = Candidates(self._load_and_try, _how_loaded, board, replica)
 
     @property
@@ -158,7 +161,7 @@ class Endpoint:
         Settings that do not concern the model change without loading it again. An error leaves all as it was.
         """
         config = EndpointConfig.from_user_config(user_config)
-        self._cores.on_the_loop()
+        self._cores.set_loop_thread()
         before = self._active
         same = before is not None and _how_loaded(before.config) == _how_loaded(config)
         model = before.model if before is not None and same else await self.candidates.take(config)
@@ -166,7 +169,9 @@ class Endpoint:
             model = await asyncio.to_thread(self._load_and_try, config)
         if before is None or before.config != config:
             self._active = Loaded(model, config)
-        self._cores.on = config.one_core and config.device == "cpu" and config.threads == 1
+        # While a candidate is on trial, two networks answer and a third thread compares them.
+        alone = config.candidate is None
+        self._cores.on = config.one_core and alone and config.device == "cpu" and config.threads == 1
         self._batcher.size = config.max_batch_size
         self._batcher.limit = max(_MOST_WAITING, 2 * config.max_files)
         self.candidates.reconfigure(config, model)
@@ -183,15 +188,10 @@ class Endpoint:
     def close(self) -> None:
         self.candidates.close()
         self._batcher.close()
-
-    def _run(self, model: Model, images: Sequence[Image]) -> list[Answer]:
-        begin = time.thread_time()
-        answers = model.predict(images)
-        self._cores.ran(len(images), time.thread_time() - begin)
-        return answers
+        self._cores.on = False
+        self._cores.unpin()
 
     def _load_and_try(self, config: EndpointConfig) -> Model:
-        self._cores.release()
         model = self._load(config)
         if config.model not in ("", model.info.id):
             raise UserError(
@@ -201,6 +201,13 @@ class Endpoint:
             )
         warm_up(model, config.max_batch_size)
         return model
+
+
+def _run(cores: OneCore, model: Model, images: Sequence[Image]) -> list[Answer]:
+    begin = time.thread_time()
+    answers = model.predict(images)
+    cores.note_batch(len(images), time.thread_time() - begin)
+    return answers
 
 
 def _how_loaded(config: EndpointConfig) -> tuple[Any, ...]:

@@ -88,7 +88,13 @@ def test_where_nothing_was_set_before_freed_memory_is_not_trimmed_at_once(
     processes.give_back_large_blocks()
     trim, mmap = -1, -3
     assert allocator.set[mmap] == LARGE
-    assert allocator.set[trim] > LARGE
+    assert LARGE < allocator.set[trim] < 2**31
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", str(1 << 26))
+    processes.give_back_large_blocks()
+    assert allocator.set[trim] == 1 << 26
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", str(16 << 30))  # more than mallopt's int holds
+    processes.give_back_large_blocks()
+    assert allocator.set[trim] == 2**31 - 1
 
 
 def test_where_there_is_no_such_allocator_nothing_happens(

@@ -147,12 +147,14 @@ def test_the_bundle_in_service_is_not_promoted_over_itself(cluster: Cluster) -> 
 
 
 def test_an_endpoint_in_trouble_is_left_alone(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    troubled = dataclasses.replace(cluster.application(), status="UNHEALTHY", message="a replica died")
+    troubled = dataclasses.replace(cluster.application(), status="DEPLOY_FAILED", message="a replica died")
     monkeypatch.setattr(cluster, "application", lambda name="": troubled)
+    begun = cluster.clock()
     outcome = promote(cluster)
     assert outcome.result == "refused"
-    assert "the endpoint is UNHEALTHY a replica died" in outcome.reason
+    assert "the endpoint is DEPLOY_FAILED a replica died" in outcome.reason
     assert cluster.changes == []
+    assert cluster.clock() == begun  # Ray has given up: there is nothing to wait for
 
 
 @pytest.mark.parametrize("status", ["DEPLOYING", "UNHEALTHY"])
@@ -169,8 +171,11 @@ def test_a_replica_that_is_just_starting_is_waited_for(
         return dataclasses.replace(whole(name), status=status, starting=1, message="Upscaling from 1 to 3 replicas.")
 
     monkeypatch.setattr(cluster, "application", growing)
-    outcome = promote(cluster)
+    said: list[str] = []
+    outcome = promote(cluster, said=said)
     assert outcome.result == result
+    waits = f"the endpoint is {status}: waiting 60 s at most for all its replicas to run"
+    assert said.count(waits) == 1
     assert outcome.done or "Upscaling from 1 to 3 replicas.: wait until all its replicas run" in outcome.reason
 
 

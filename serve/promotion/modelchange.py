@@ -11,7 +11,8 @@ from serve.promotion.serveapi import Application, ChangedError
 Result = Literal["promoted", "went back", "aborted", "nothing to do", "rolled back", "refused", "stopped"]
 
 # What Ray calls an application whose replicas may yet all come to run.
-# UNHEALTHY is what Ray says from the death of a replica until another one is in its place.
+# UNHEALTHY is what Ray says from the death of a replica until another one is in its place; it says the same where each
+# new one dies at once, so whoever waits has to set an end.
 _UNDER_WAY = ("RUNNING", "DEPLOYING", "UNHEALTHY")
 
 
@@ -155,10 +156,12 @@ class ModelChange:
         self.wait_settled()
         return self.outcome("aborted", f"the promotion is ended; {app.user_config['bundle']} stays in service")
 
-    def still(self, seconds: float) -> Application:
+    def still(self, seconds: float, say: Callable[[str], None]) -> Application:
         """The application as soon as no replica starts; as it is where that takes longer, or Ray has given up."""
-        end = self.clock() + seconds
-        while not (app := self.application()).settled and app.status in _UNDER_WAY and self.clock() < end:
+        begin = self.clock()
+        while not (app := self.application()).settled and app.status in _UNDER_WAY and self.clock() < begin + seconds:
+            if self.clock() == begin:
+                say(f"the endpoint is {app.status}: waiting {seconds:.0f} s at most for all its replicas to run")
             self.sleep(self.poll_s)
         return app
 

@@ -88,7 +88,7 @@ class Promotion:
     def _begin(self, bundle: str) -> Mapping[str, Any]:
         """The settings to begin from; what a command that died left behind is cleared away."""
         state = self._first_answer()
-        app = self._change.still(_STILL_S)
+        app = self._change.still(_STILL_S, self._say)
         config = app.user_config
         if bundle == config.get("bundle"):
             raise EndedError("refused", f"{bundle} is in service; a new model needs a folder of its own")
