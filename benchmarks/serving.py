@@ -1,6 +1,6 @@
 """What a request costs behind our endpoint, and behind what else one could have taken. Same model, JPEGs and machine.
 
-    python benchmarks/serving.py --others-python OTHER/bin/python     where LitServe and BentoML are installed
+    python benchmarks/serving.py --others-python OTHER/bin/python     where litserve and bentoml>=1.4 are installed
     python benchmarks/serving.py --quick --rounds 1                   shows that it runs
 
 ours        `python serve/app.py` with its defaults: key, limits, metrics, HAProxy; one replica
@@ -47,7 +47,7 @@ class ServingConfig:
     """What is compared."""
 
     others_python: str = ""
-    """Python of an environment with litserve and bentoml; empty leaves these two out."""
+    """Python of an environment with litserve and bentoml>=1.4; empty leaves these two out."""
     servers: tuple[str, ...] = ("ours", "bare", "fastapi", "ray", "litserve", "litserve8", "bentoml")
     """Who takes part with the tiny model."""
     resnet_servers: tuple[str, ...] = ("ours", "bare")

@@ -25,7 +25,7 @@ from tune.trial import Job
 pytestmark = pytest.mark.ray
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def job(photos: Path, cache_dir: str) -> Job:
     """64 training images, so that a global batch of 16 divides them; nothing random but the first weights."""
     data = DataConfig(data=str(photos / "labels.csv"), image_size=16, cache_dir=cache_dir)
@@ -35,15 +35,37 @@ def job(photos: Path, cache_dir: str) -> Job:
     return replace(Job(SearchConfig().model, config, collection), model=replace(SearchConfig().model, dropout=0.0))
 
 
+class Telling(ray.train.UserCallback):
+    """Writes down what is reported: epoch, step, whether it was the last one; and how often the controller looks."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        seen = [metrics[0][name] for name in ("epoch", "training_iteration", "finished")]
+        with self._file.open("a") as file:
+            file.write(json.dumps([*seen, os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"]]) + "\n")
+
+
 def curve(job: Job, workers: int, folder: Path) -> list[dict[str, Any]]:
-    result = distributed.fit(job, workers=workers, name=f"of-{workers}", storage=str(folder))
+    """The scores of each epoch; what was reported of them is left in `folder`/told."""
+    callbacks: list[Any] = [Telling(folder / "told")]
+    name = f"of-{workers}"
+    result = distributed.fit(job, workers=workers, name=name, storage=str(folder), callbacks=callbacks)
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as saved:
         return list(checkpoint.read(saved)["scores"])
 
 
-def test_two_workers_learn_as_one(ray_cluster: None, job: Job, tmp_path: Path) -> None:
-    one, two = curve(job, 1, tmp_path), curve(job, 2, tmp_path)
+@pytest.fixture(scope="module")
+def of_two(ray_cluster: None, job: Job, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """Where two workers have trained it, and their scores."""
+    folder = tmp_path_factory.mktemp("two")
+    return folder, curve(job, 2, folder)
+
+
+def test_two_workers_learn_as_one(job: Job, of_two: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+    one, (_, two) = curve(job, 1, tmp_path), of_two
     assert len(one) == len(two) == 3
     for a, b in zip(one, two, strict=True):
         assert a["training_loss"] == pytest.approx(b["training_loss"], abs=1e-5)
@@ -84,26 +106,14 @@ def test_a_workers_death_costs_no_more_than_its_epoch(ray_cluster: None, job: Jo
     assert [{k: v for k, v in scores.items() if k not in times} for scores in broken] == without_times
 
 
-class Telling(ray.train.UserCallback):
-    """Writes down what is reported, by epoch, step and whether it was the last one."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        seen = [metrics[0][name] for name in ("epoch", "training_iteration", "finished")]
-        with self._file.open("a") as file:
-            file.write(json.dumps(seen) + "\n")
-
-
-def test_who_comes_after_the_last_epoch_is_told_of_it(ray_cluster: None, job: Job, tmp_path: Path) -> None:
+def test_who_comes_after_the_last_epoch_is_told_of_it(job: Job, of_two: tuple[Path, list[dict[str, Any]]]) -> None:
     """A head that is lost once the workers are through would otherwise leave a trial that never ended."""
-    told = []
-    for name in ("before", "after"):
-        callbacks: list[Any] = [Telling(tmp_path / name)]
-        distributed.fit(job, workers=2, name="lost", storage=str(tmp_path / "storage"), callbacks=callbacks)
-        told.append([json.loads(line) for line in (tmp_path / name).read_text().splitlines()])
-    assert told == [[[1, 1, False], [2, 2, False], [3, 3, True]], [[3, 3, True]]]
+    folder, scores = of_two
+    assert curve(job, 2, folder) == scores
+    told = [json.loads(line) for line in (folder / "told").read_text().splitlines()]
+    first, after = [[1, 1, False], [2, 2, False], [3, 3, True]], [[3, 3, True]]
+    # Looked at often: otherwise each of these short epochs would take the two seconds between Ray's own looks.
+    assert told == [[*report, "0.5"] for report in (*first, *after)]
 
 
 def test_what_cannot_be_trained_says_so(ray_cluster: None, photos: Path, cache_dir: str, tmp_path: Path) -> None:
