@@ -29,7 +29,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -117,10 +117,8 @@ def raw_limit(bundle: Path) -> dict[str, Any]:
 
 def rounds_of(config: ServingConfig, bundle: Path, names: tuple[str, ...], levels: Mapping[int, float]) -> list[Any]:
     taking_part = [name for name in names if name == "ours" or config.others_python or not RIVALS[name].others]
-    found = []
-    for turn in range(config.rounds):
-        found.append(one_round(config, bundle, taking_part[:: 1 if turn % 2 == 0 else -1], levels))
-    return found
+    orders = [taking_part[:: 1 if turn % 2 == 0 else -1] for turn in range(config.rounds)]
+    return [one_round(config, bundle, names, levels) for names in orders]
 
 
 def limits_of(rounds: list[Any], rates: str) -> list[float]:
@@ -145,17 +143,12 @@ def lower(rounds: list[Any], *over: str) -> float | None:
 
 
 def summary(tiny: list[Any], resnet: list[Any]) -> dict[str, Any]:
-    def of_limit(level: int) -> float:
-        limits = limits_of(resnet, "rates")
-        return statistics.median(
-            one["ours"][level].per_cpu_s / limit for one, limit in zip(resnet, limits, strict=True)
-        )
-
-    def wall_of_limit(level: int) -> float:
-        limits = limits_of(resnet, "wall_rates")
-        return statistics.median(
-            one["ours"][level].load.rate / limit for one, limit in zip(resnet, limits, strict=True)
-        )
+    def of_limit(rates: str, ours: Callable[[Measured], float]) -> float | None:
+        pairs = list(zip(resnet, limits_of(resnet, rates), strict=True)) if resnet else []
+        ratios = [
+            statistics.median(ours(one["ours"][level]) / limit for one, limit in pairs) for level in (8, 32) if pairs
+        ]
+        return min(ratios, default=None)
 
     at_8 = [one["ours"][8].load for one in resnet]
     busiest = [one["ours"][200].load.rate / one["ours"][32].load.rate for one in tiny]
@@ -165,8 +158,8 @@ def summary(tiny: list[Any], resnet: list[Any]) -> dict[str, Any]:
         "tiny_over_bentoml": lower(tiny, "bentoml"),
         "tiny_over_ray": lower(tiny, "ray"),
         "tiny_over_fastapi": median_ratio(tiny, ("fastapi",), 32),
-        "resnet18_of_limit": min(of_limit(8), of_limit(32)) if resnet else None,
-        "resnet18_of_limit_wall": min(wall_of_limit(8), wall_of_limit(32)) if resnet else None,
+        "resnet18_of_limit": of_limit("rates", lambda one: one.per_cpu_s),
+        "resnet18_of_limit_wall": of_limit("wall_rates", lambda one: one.load.rate),
         "p99_over_p50_at_8": statistics.median(load.p99_ms / load.p50_ms for load in at_8) if resnet else None,
         "rate_200_of_32": statistics.median(busiest) if tiny else None,
         "tiny": [_plain(one) for one in tiny],
@@ -192,7 +185,8 @@ def main() -> int:
         every = dict.fromkeys((1, 8, 32, 200), seconds)
         tiny = rounds_of(config, Path(folder) / "tiny", config.servers, every) if config.servers else []
         three = dict.fromkeys((1, 8, 32), 3 * seconds)
-        resnet = rounds_of(config, Path(folder) / "resnet18", config.resnet_servers, three)
+        heavy = Path(folder) / "resnet18"
+        resnet = rounds_of(config, heavy, config.resnet_servers, three) if config.resnet_servers else []
         say(**summary(tiny, resnet))
     return 0
 

@@ -185,7 +185,7 @@ def test_where_it_is_not_allowed_nothing_breaks(other: Other, monkeypatch: pytes
 
 
 class Model:
-    """Takes so much of the CPU for an image, and remembers which cores it was given."""
+    """Takes so many CPU seconds for an image."""
 
     def __init__(self, info: BundleInfo, each: float) -> None:
         self.info, self._each = info, each

@@ -48,7 +48,8 @@ QUIET = {
     "RAY_raylet_report_resources_period_milliseconds": "500",  # what is free on the node (0.1 s)
     "RAY_task_events_report_interval_ms": "10000",  # calls between Ray's own actors, for the dashboard (1 s)
     "RAY_event_stats": "0",  # how long each step of Ray's own loops takes, for its debugging files
-    "RAY_kill_idle_workers_interval_ms": "1000",  # these three look at the node five to ten times a second
+    # Is a worker idle, is Python's memory to be cleared, is the disk full: asked five to ten times a second.
+    "RAY_kill_idle_workers_interval_ms": "1000",
     "RAY_raylet_check_gc_period_milliseconds": "1000",
     "RAY_local_fs_monitor_interval_ms": "1000",
 }
