@@ -52,6 +52,9 @@ QUIET = {
     "RAY_kill_idle_workers_interval_ms": "1000",
     "RAY_raylet_check_gc_period_milliseconds": "1000",
     "RAY_local_fs_monitor_interval_ms": "1000",
+    "RAY_memory_monitor_refresh_ms": "1000",  # is memory running out (0.25 s)
+    "REPORTER_UPDATE_INTERVAL_MS": "15000",  # each process's CPU and memory, for the dashboard (5 s)
+    "SCAN_EVENT_DIR_INTERVAL_SECONDS": "10",  # files of events, for the dashboard (2 s)
 }
 
 
@@ -151,8 +154,8 @@ def tuning(config: ServeConfig) -> dict[str, str]:
     return {
         # Our code never holds up the event loop (the network has a thread of its own), so it can share Ray's.
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-        # Ray looks after its replicas ten times a second, which takes 3 % of a core; twice is enough.
-        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+        # Ray looks after its replicas ten times a second, which takes 3 % of a core; once is enough.
+        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "1",
         # Each process takes its counters together ten times a second, and sends them every ten seconds.
         "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
         # Ray's patience (5 s and 30 s) is too short on a busy laptop: it then starts HAProxy again and again.
