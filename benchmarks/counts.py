@@ -3,8 +3,9 @@
     python benchmarks/counts.py
 
 Our own load generator sends pictures with a key, some without one, some with a wrong one, some empty bodies and some to
-a path that is not there, from eight clients at once. Then Ray's metrics port is scraped, as Prometheus would do it.
-The last line is one JSON object: the counts of both sides by route and status, and `equal`.
+a path that is not there, from eight clients at once, and pictures from more clients than the endpoint has places for.
+Then Ray's metrics port is scraped, as Prometheus would do it. The last line is one JSON object: the counts of both
+sides by route and status, and `equal`.
 """
 
 import json
@@ -22,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from underload import Endpoint, say, write_bundle
 
 _METRIC = "ray_eagleray_serve_requests_total"
+_PLACES = ("--max-ongoing-requests", "8", "--max-queued-requests", "16")
 
 
 @dataclass(frozen=True)
@@ -54,25 +56,28 @@ def main() -> int:
     sent: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         write_bundle(Path(folder) / "tiny", "tiny")
-        with Endpoint(Path(folder) / "tiny", "--max-replicas", "1") as endpoint:
+        with Endpoint(Path(folder) / "tiny", "--max-replicas", "1", *_PLACES) as endpoint:
             wrong = {"authorization": "Bearer er_a-key-that-nobody-has-made"}
             predict, nowhere = f"{endpoint.url}/predict", f"{endpoint.url}/nowhere"
-            # A door that refuses knows no route: what it answers is counted under "other".
-            for post, route in (
-                (Post(predict, jpegs(10), endpoint.headers), "/predict"),
-                (Post(predict, [b""], endpoint.headers), "/predict"),
-                (Post(nowhere, [b"x"], endpoint.headers), "other"),
-                (Post(predict, jpegs(10), {}), "other"),
-                (Post(predict, jpegs(10), wrong), "other"),
+            # Who refuses at the door, or for want of a place, knows no route: that is counted under "other".
+            for post, route, clients in (
+                (Post(predict, jpegs(10), endpoint.headers), "/predict", 8),
+                (Post(predict, [b""], endpoint.headers), "/predict", 8),
+                (Post(nowhere, [b"x"], endpoint.headers), "other", 8),
+                (Post(predict, jpegs(10), {}), "other", 8),
+                (Post(predict, jpegs(10), wrong), "other", 8),
+                (Post(predict, jpegs(10), endpoint.headers), "/predict", 64),
             ):
-                load = closed_loop(post, connections=8, seconds=config.seconds, own=True)
+                load = closed_loop(post, connections=clients, seconds=config.seconds, own=True)
                 assert not load.broken, load
-                sent += Counter({f"{route} {status}": count for status, count in load.statuses.items()})
+                for status, count in load.statuses.items():
+                    sent[f"{'other' if str(status) == '429' else route} {status}"] += count
             end = time.monotonic() + config.patience_s
             while (found := scraped(endpoint)) != sent and time.monotonic() < end:
                 time.sleep(1)
     say(equal=found == sent, sent=dict(sent), scraped=dict(found))
-    return 0 if found == sent else 1
+    # Without a 429 among them the last kind would have shown nothing.
+    return 0 if found == sent and sent["other 429"] else 1
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ class Crowd:
         self._calm = config.calm
         self._ledger, self._pictures = ledger, jpegs(20)
         self._numbers, self._ended = itertools.count(), threading.Event()
-        self._client = endpoint.client(timeout_s=120, retries=40, connections=config.clients, on_retry=self._note)
+        self._client = endpoint.client(connections=config.clients, on_retry=self._note)  # as patient as anybody's
         self.under_way = 0
         self.done = 0
         self._lock = threading.Lock()
@@ -160,6 +160,7 @@ class Scenario:
         for _ in range(min(times, self._kills_left)):
             self._kills_left -= 1
             until(lambda: bool(self._endpoint.tree.replicas()), seconds=120)
+            until(lambda: self._crowd.under_way > 0, seconds=60, every=0.001)  # else it would show little
             pid = self._draw.choice(self._endpoint.tree.replicas())
             self._ledger.kills.append((time.monotonic(), self._crowd.under_way))
             os.kill(pid, signal.SIGKILL)

@@ -156,6 +156,12 @@ def requests(mutant: Mutant, name: str) -> list[Callable[[], Request]]:
             body[mutant.draw.randrange(len(body))] ^= 0xFF
         return "/predict", f"multipart/form-data; boundary={edge}", bytes(body)
 
+    def correction() -> bytes:
+        """With a label as a rule, else no image of it would be looked at."""
+        said = b"" if mutant.draw.random() < 0.1 else mutant.draw.choice((b"class-1", b"nobody", b"=1+1", b"\xff"))
+        head = f'--{edge}\r\nContent-Disposition: form-data; name="label"\r\n\r\n'.encode()
+        return (head + said + b"\r\n" if said else b"") + form()[2]
+
     def encoded() -> bytes:
         blob = base64.b64encode(mutant.blob()).decode()
         return json.dumps({"instances": [{"b64": blob}] * mutant.draw.choice((1, 3))}).encode()
@@ -169,7 +175,7 @@ def requests(mutant: Mutant, name: str) -> list[Callable[[], Request]]:
         lambda: (f"/endpoints/{name}/invocations", "application/json", mutant.json()),
         lambda: (f"/v2/models/{name}/infer", "application/json", mutant.tensor()),
         lambda: (f"/v2/models/{name}/infer", "application/json", mutant.json()),
-        lambda: ("/corrections", f"multipart/form-data; boundary={edge}", form()[2]),
+        lambda: ("/corrections", f"multipart/form-data; boundary={edge}", correction()),
     ]
 
 
@@ -246,7 +252,8 @@ def main() -> int:
         examples=found.examples,
         log=tail,
     )
-    return 1 if found.server_errors or found.hangs or not alive or said.get("exit") else 0
+    failed = found.server_errors or found.hangs or found.broken or not alive or said.get("exit")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

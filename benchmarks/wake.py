@@ -60,7 +60,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         write_bundle(Path(folder) / "tiny", "tiny")
         with Endpoint(Path(folder) / "tiny", *flags) as endpoint:
-            client = endpoint.client(timeout_s=180, retries=100, connections=config.requests, on_retry=retries.append)
+            client = endpoint.client(connections=config.requests, on_retry=retries.append)
             for _ in range(config.rounds):
                 asleep.append(until(lambda: not endpoint.tree.replicas(), seconds=300))
                 good, bad = wake(client, config.requests)

@@ -99,13 +99,14 @@ class Client:
         key: str | None = None,
         *,
         timeout_s: float = 60,
-        retries: int = 8,
+        retries: int = 30,
         connections: int = 32,
         ca_file: str | None = None,
         on_retry: Callable[[Retry], None] | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`timeout_s` bounds a request with all its tries and pauses, `connections` what is open at once.
+        """`timeout_s` bounds a request with all its tries and pauses; so many `retries` as by default need longer.
+        `connections`: what is open at once.
 
         `ca_file` holds the certificates that an https:// endpoint may show; None trusts the usual authorities.
         `on_retry` hears of each try that failed, from the thread that made it.

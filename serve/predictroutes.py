@@ -21,8 +21,8 @@ entry and not at the status alone.
 _HEALTHZ: Final = """200 once the model is loaded and has predicted a first image.
 
 While no replica is up (one starts, or its bundle can no longer be read) the proxy in front keeps the request until one
-is, or answers 408 after the time that it gives a request. So give a probe a timeout of a few seconds, and take no
-answer in that time for *not ready*. Whether the proxy itself is up says `/-/healthz`.
+is, or answers 504 or 408 after the time that it gives a request. So give a probe a timeout of a few seconds, and take
+no answer in that time for *not ready*. Whether the proxy itself is up says `/-/healthz`.
 """
 
 _IMAGE: dict[str, Any] = {"type": "string", "format": "binary", "description": "One encoded image."}

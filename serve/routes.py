@@ -18,11 +18,12 @@ _ABOUT: Final = """Send an image, get its label.
 
 A request brings a key: `Authorization: Bearer KEY`. Every error has the form `{"error": {"code", "message"}}`; on the
 paths of other protocols (`/v1`, `/v2`, `/invocations`, `/endpoints`) it has the form that theirs has. What stands in
-front answers some requests itself, in plain text: look at the status before you parse the body. 408 when a request
-takes too long; 429 with `Retry-After` under overload; 500 when the replica that worked on the request died; 503 when
-no replica can take it. These are worth another try after a pause.
+front answers some requests itself, some of them in plain text: look at the status before you parse the body. 408 when a
+body does not arrive in time; 429 with `Retry-After` under overload; 500 when the replica that worked on the request
+died; 503 when no replica can take it; 504 when the answer takes too long. These are worth another try after a pause.
 
-Each answer has an `x-request-id`, yours or a new one, and an `x-model-id` where a model answered.
+An answer has an `x-request-id`, yours or a new one, and an `x-model-id` where a model answered; what stands in front
+gives neither.
 """
 _KEY: Final = {"key": {"type": "http", "scheme": "bearer", "description": "Made with `python serve/keys.py add NAME`."}}
 _REFUSED: Final = {

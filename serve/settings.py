@@ -144,7 +144,8 @@ class ServeConfig:
     max_queued_requests: int = 224
     """Requests that may wait for a replica, at each of them; beyond it the answer is 429 with Retry-After, at once."""
     request_timeout_s: float = 120.0
-    """Seconds until a request, its body included, is given up with 408."""
+    """Seconds that a request may take from its arrival to its answer before it is given up with 504, or with 408 where
+    Ray's own proxy held it (`--ingress python`, or no replica was up)."""
     shutdown_s: float = 10.0
     """Seconds that requests under way get to finish when the endpoint stops."""
     upscale_s: float = 5.0

@@ -49,6 +49,18 @@ def test_tries_end() -> None:
     assert len(server.asked) == 4
 
 
+def test_time_ends_the_tries_that_nobody_has_counted() -> None:
+    """README promises a minute; fewer tries would end it sooner."""
+    pauses: list[float] = []
+    with (
+        serving(plain(503)) as server,
+        server.client(sleep=pauses.append, timeout_s=600) as client,
+        pytest.raises(UnavailableError),
+    ):
+        client.predict(b"image")
+    assert sum(pauses) > 60
+
+
 def test_a_pause_that_would_outlast_the_deadline_is_not_made() -> None:
     turn = plain(429, "full", "retry-after: 20")
     with serving(turn) as server, server.client(timeout_s=10) as client, pytest.raises(UnavailableError):

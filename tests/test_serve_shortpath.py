@@ -1,15 +1,13 @@
-"""The short path of POST /predict answers as the long one does, and what a replica adds to its requests."""
+"""The short path of POST /predict answers as the long one does."""
 
-import asyncio
 from typing import Any
 
 import httpx
 import pytest
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from serve import predictroutes
 from serve.routes import build_api
-from serve.running.directport import Unwatched
 from serve.shortpath import ShortPath
 from tests.serving import Client, files, picture, plain_endpoint
 
@@ -51,19 +49,3 @@ def test_the_short_path_is_taken(tiny_bundle: str) -> None:
 
     short: Any = ShortPath(never, predictroutes.predict_route(endpoint))
     assert Client(short).post("/predict", content=picture(1)).status_code == 200
-
-
-def test_a_replica_overrules_what_a_client_says_of_waiting() -> None:
-    seen: list[tuple[bytes, bytes]] = []
-
-    async def inner(scope: Scope, receive: Receive, send: Send) -> None:
-        seen.extend(scope["headers"])
-
-    async def nothing() -> Message:
-        return {"type": "http.disconnect"}
-
-    async def ignored(_: Message) -> None: ...
-
-    scope = {"type": "http", "headers": [(b"x-request-timeout-seconds", b"99999")]}
-    asyncio.run(Unwatched(inner)(scope, nothing, ignored))
-    assert dict(seen) == {b"x-request-timeout-seconds": b"0", b"x-request-disconnect-disabled": b"?1"}

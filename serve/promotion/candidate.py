@@ -1,7 +1,8 @@
 """The model on trial, inside a replica: loaded beside the model in service, given its share of the requests.
 
-Whatever the candidate does (it does not load, raises, answers no number), the model in service answers, and the trouble
-is counted. The endpoint holds one `Candidates` and calls it in four places: `reconfigure`, `take`, `answer`, `show`.
+Where the candidate does not load, raises or answers no number, the model in service answers, and the trouble is
+counted. (One that never ends a batch holds the replica's only thread: the health check then ends the replica.) The
+endpoint holds one `Candidates` and calls it in four places: `reconfigure`, `take`, `answer`, `show`.
 """
 
 import asyncio

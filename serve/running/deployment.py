@@ -30,6 +30,7 @@ class _Replica:
         from serve.door.keystore import Keys
         from serve.endpoint import Endpoint
         from serve.promotion.board import RayBoard
+        from serve.running.directport import tell
         from serve.running.raysown import leave_out_latencies
         from serve.watching.logs import write_json_lines
         from serve.watching.observer import Observer
@@ -38,6 +39,7 @@ class _Replica:
         leave_out_latencies()
         write_json_lines()
         self._observer = Observer(RaySink())
+        tell(self._observer)
         self._keys = Keys()
         replica = ray.serve.get_replica_context().replica_id.unique_id
         self._endpoint = Endpoint(watcher=self._observer, board=RayBoard(), replica=replica)

@@ -169,7 +169,7 @@ def tuning(config: ServeConfig) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         # Ray's are an hour and for ever: a client that falls silent would keep its connection, a replica its request.
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(math.ceil(config.endpoint.body_timeout_s) + 5),
-        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(math.ceil(config.request_timeout_s) + 10),
+        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(math.ceil(config.request_timeout_s)),
         # A prediction changes nothing, so it can be sent again when the replica that worked on it died.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_RETRIES": "5",

@@ -35,6 +35,12 @@ _ANSWERS: Final = {
         "not_ready",
         "the endpoint is starting or stopping: try again in a few seconds",
     ),
+    "504.http": (
+        "504 Gateway Timeout",
+        "",
+        "request_timeout",
+        "the answer took longer than this endpoint gives a request: send fewer images at once, or try again later",
+    ),
     "404.http": ("404 Not Found", "", "not_found", "there is nothing here for clients"),
 }
 
@@ -111,7 +117,9 @@ def _waiting(config: ServeConfig, folder: str) -> tuple[str, ...]:
         f"timeout http-request {head_ms}ms",
         f"timeout http-keep-alive {body_ms}ms",
         f"errorfile 408 {folder}/408.http",
-        f"errorfile 503 {folder}/503.http",  # Ray's is a 500 in plain text
+        # Ray's are a 500 in plain text.
+        f"errorfile 503 {folder}/503.http",
+        f"errorfile 504 {folder}/504.http",
     )
 
 

@@ -47,14 +47,14 @@ class Meter:
 REQUESTS: Final = Meter(
     "eagleray_serve_requests",
     "counter",
-    "Requests answered, 499 where the client had gone",
+    "Requests answered, 499 where the client went before it had sent all",
     ("model", "route", "code", "method"),
 )
 CALLERS: Final = Meter("eagleray_serve_key_requests", "counter", "Requests by the name of their key", ("key", "code"))
 LATENCY: Final = Meter(
     "eagleray_serve_latency_seconds",
     "histogram",
-    "Time from a request's first byte to the answer's last; answers is 2xx, 4xx and so on",
+    "Time from a request's arrival to the answer's last byte; answers is 2xx, 4xx and so on",
     ("route", "model", "answers"),
     _SECONDS,
 )

@@ -12,10 +12,10 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.errors import error_response
-from serve.scopestate import note, noted
+from serve.scopestate import arrival, note, noted
 from serve.watching.observer import Observer
 
-__all__ = ["GONE", "OTHER", "Observed", "Observer"]
+__all__ = ["GONE", "OTHER", "Observed", "Observer", "method_of", "request_id_of"]
 
 logger = logging.getLogger("eagleray.serve")
 
@@ -31,7 +31,7 @@ _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 class Observed:
     """Gives each request its id: the client's `x-request-id` if that is 1-128 of the characters A-Z a-z 0-9 . _ - and a
     new one otherwise. The answer carries it, and as `x-model-id` the model that answered. The time runs from the
-    request's head to the last byte handed to the server.
+    request's arrival, so it holds the wait for its turn, to the last byte handed to the server.
 
     `echoed`: a layer further out, as Ray Serve has one, already repeats the request's own `x-request-id` in the answer.
     """
@@ -45,7 +45,7 @@ class Observed:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id, was_given = _request_id(scope)
+        request_id, was_given = request_id_of(scope)
         note(scope, "request_id", request_id)
         seen = _Seen(scope, receive, send, named=None if was_given and self._echoed else request_id.encode())
         try:
@@ -72,10 +72,10 @@ class Observed:
                 await answer(scope, seen.receive, seen.send)
 
     def _tell(self, scope: Scope, seen: "_Seen", request_id: str) -> None:
-        method, images = scope["method"], str(scope["state"].get("images", ""))
+        images = str(scope["state"].get("images", ""))
         self._observer.request(
             route=_template(scope),
-            method=method if method in _METHODS else OTHER,
+            method=method_of(scope),
             # An application that returns without an answer: the server makes a 500 of it.
             status=seen.status if seen.ended else GONE if seen.gone else seen.status or 500,
             seconds=(seen.ended or time.perf_counter()) - seen.started,
@@ -95,7 +95,7 @@ class _Seen:
     def __init__(self, scope: Scope, receive: Receive, send: Send, *, named: bytes | None) -> None:
         self._scope, self._receive, self._send = scope, receive, send
         self._named = named
-        self.started = time.perf_counter()
+        self.started = arrival(scope)
         self.ended = 0.0
         self.status = 0
         self.received = 0
@@ -127,7 +127,13 @@ class _Seen:
         return [*headers, (b"x-model-id", model.encode("ascii", "replace"))] if model else headers
 
 
-def _request_id(scope: Scope) -> tuple[str, bool]:
+def method_of(scope: Scope) -> str:
+    """For a metric: nobody may make up new ones."""
+    method = scope["method"]
+    return method if method in _METHODS else OTHER
+
+
+def request_id_of(scope: Scope) -> tuple[str, bool]:
     """The id, and whether it is the client's own."""
     for name, value in scope["headers"]:
         if name == b"x-request-id":
