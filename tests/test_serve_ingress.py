@@ -129,11 +129,12 @@ def test_the_stand_in_changes_a_few_lines_and_becomes_haproxy(tmp_path: Path) ->
     assert done.stdout == f"-db -f {tmp_path}/haproxy.cfg -sf 12\n"
     before, after = RAYS_FILE.splitlines(), (tmp_path / "haproxy.cfg").read_text().splitlines()
     added = [line.strip() for line in after if line not in before]
-    assert added[:5] == [
+    assert added[:6] == [
         "timeout http-request 1500ms",
         "timeout http-keep-alive 1500ms",
         f"errorfile 408 {tmp_path}/408.http",
         f"errorfile 503 {tmp_path}/503.http",
+        f"errorfile 504 {tmp_path}/504.http",
         "bind 127.0.0.1:9101",
     ]
     assert "http-request wait-for-body time 1500ms" in added
