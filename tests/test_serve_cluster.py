@@ -13,15 +13,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import httpx
-import numpy as np
+import psutil
 import pytest
 
-from data.images import encode_png
 from models.predictor import Prediction, Predictor
 from serve.promotion.serveapi import ServeApi, ray_token
 from serve.running.starting import APPLICATION
 from tests.commands import ROOT
 from tests.images_zoo import zoo
+from tests.listening import as_they_answer, beyond_this_machine, in_the_readme
 from tests.served import KEY, Served, served
 from tests.serving import assert_same_entry, entry_of, files, picture, write_tiny_bundle
 
@@ -36,9 +36,6 @@ SETTINGS = {
     "body-timeout-s": 2,
     "shutdown-s": 1,
 }
-# What listens on all of this machine's addresses although the endpoint does not: the README says so. gRPC between
-# replicas, which Ray Serve opens in each; it asks for Ray's token.
-OPEN_TO_ALL = {"ray::ServeReplica"}
 
 
 @pytest.fixture(scope="module")
@@ -172,8 +169,6 @@ def test_who_is_refused_in_the_middle_of_a_body_gets_the_answer_each_time(runnin
 
 def test_it_listens_where_it_is_said_to_and_the_key_is_asked_for_at_every_door(running: Served) -> None:
     listening = running.listening()
-    assert {kind for address, _, kind in listening if address == "*"} == OPEN_TO_ALL
-    assert {address for address, _, _ in listening} == {"*", "127.0.0.1"}
     assert ("127.0.0.1", running.note.port, "haproxy") in listening
     doors = {(port, kind) for address, port, kind in listening if address == "127.0.0.1"}
     asking = [
@@ -187,14 +182,9 @@ def test_it_listens_where_it_is_said_to_and_the_key_is_asked_for_at_every_door(r
     assert asked == [[401, 403]] * 3  # HAProxy, the replica's own port, Ray's proxy for when there is no replica
 
 
-def test_what_is_open_to_all_refuses_without_rays_token(running: Served) -> None:
-    grpc: Any = pytest.importorskip("grpc")  # Ray brings it along, without types
-    for _, port, _ in [one for one in running.listening() if one[0] == "*"]:
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            call = channel.unary_unary("/ray.serve.ASGIService/HandleRequest")
-            with pytest.raises(grpc.RpcError) as refused:
-                call(b"", timeout=30)
-            assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+def test_what_is_open_to_all_is_what_the_readme_says_and_refuses_as_it_says(running: Served) -> None:
+    found = beyond_this_machine(psutil.Process(running.note.pid), "serve/app.py")
+    assert as_they_answer(found) == in_the_readme("an endpoint")
 
 
 def half_a_request(running: Served) -> socket.socket:
@@ -223,21 +213,50 @@ def test_aborted_and_slow_bodies_take_no_place_from_others(running: Served, pred
     assert_as_predicted(predictor, entries)
 
 
+async def statuses_as_they_come(running: Served, requests: int, until: int) -> list[int]:
+    """So many requests at once, whose last byte is held back until `until` of them are answered 429, or one otherwise.
+
+    A body without an end, beyond what HAProxy holds by itself, keeps its place in the replica: nothing that was
+    admitted can end before that.
+    """
+    body, statuses, ending = picture(1, 240), list[int](), asyncio.Event()
+    assert len(body) > 2**17
+    head = f"POST /predict HTTP/1.1\r\nHost: endpoint\r\nAuthorization: Bearer {KEY}\r\nContent-Length: {len(body)}\r\n"
+
+    async def ask() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.note.port)
+        writer.write(f"{head}\r\n".encode() + body[:-1])
+        answer = asyncio.create_task(reader.readuntil(b"\r\n\r\n"))
+        end = asyncio.create_task(ending.wait())
+        await asyncio.wait((answer, end), return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            writer.write(body[-1:])
+        end.cancel()
+        answered = (await answer).decode().lower()
+        statuses.append(int(answered.split()[1]))
+        assert ("\r\nretry-after: 1\r\n" in answered) == (statuses[-1] == 429), answered
+        if statuses[-1] != 429 or len(statuses) >= until:
+            ending.set()
+        writer.close()
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        for _ in range(requests):
+            group.create_task(ask())
+    return statuses
+
+
 def test_overload_is_answered_at_once_and_what_is_taken_is_answered(running: Served) -> None:
-    heavy = encode_png(np.zeros((3000, 3000, 3), np.uint8))  # small to send, slow to decode
-
-    async def run() -> list[httpx.Response]:
-        limits, headers = httpx.Limits(max_connections=None), {"authorization": f"Bearer {KEY}"}
-        async with httpx.AsyncClient(base_url=running.note.url, timeout=60, limits=limits, headers=headers) as client:
-            return await asyncio.gather(
-                *(client.post("/predict", content=heavy) for _ in range(3 * (ONGOING + QUEUED)))
-            )
-
-    answers = asyncio.run(run())
-    refused = [answer for answer in answers if answer.status_code == 429]
-    assert {answer.status_code for answer in answers} == {200, 429}
-    assert len(answers) - len(refused) >= ONGOING
-    assert {answer.headers["retry-after"] for answer in refused} == {"1"}
+    """At once: while all that was admitted, as many as the two limits allow, is still at work."""
+    requests = 3 * (ONGOING + QUEUED)
+    expected = requests - (ONGOING + QUEUED)
+    statuses = [408]
+    # Again where bodies ran out of time: just after the start a few requests still come through Ray's own proxy, which
+    # has a queue of its own, so that fewer are refused than we wait for; or the machine stood still for two seconds.
+    for _ in range(3):
+        if 408 in statuses:
+            statuses = asyncio.run(statuses_as_they_come(running, requests, until=expected))
+    # To the number: Ray may refuse a few more only while places change hands, and here none does.
+    assert statuses == [429] * expected + [200] * (ONGOING + QUEUED)
 
 
 def test_a_killed_replica_loses_nobodys_request(running: Served) -> None:
