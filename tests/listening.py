@@ -1,7 +1,8 @@
-"""What listens beyond this machine, and what it says to a stranger: as it is, and as the README's table has it."""
+"""What listens, and what it says to a stranger beyond this machine: as it is, and as the README's table has it."""
 
 import contextlib
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,13 @@ import httpx
 import psutil
 import pytest
 
-from tests.commands import ROOT
+from tests.commands import PATIENCE_S, ROOT
 
-LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
-EVERY = ("0.0.0.0", "::")
+LOOPBACK = "127.0.0.1"
+EVERY = "*"
+SPELT = {"0.0.0.0": EVERY, "::": EVERY, "::1": LOOPBACK, "::ffff:127.0.0.1": LOOPBACK}
+# Whatever else has a title of Ray's is a worker, which has the name of its work.
+TITLES = ("ray::ServeReplica", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 # One of each service that Ray has: it asks for the token only where the called method exists.
 METHODS = (
     "/ray.serve.ASGIService/HandleRequest",
@@ -32,39 +36,47 @@ def in_the_readme(opened_by: str) -> set[tuple[str, str]]:
     return {(process, answer) for processes, answer in rows for process in re.findall(r"`([^`]+)`", processes)}
 
 
-def beyond_this_machine(command: psutil.Process, name: str) -> set[tuple[str, int, str]]:
-    """(address, port, process) of a command, called `name`, and of all that it has started.
+def listening(command: psutil.Process, name: str) -> set[tuple[str, int, str]]:
+    """(address, port, process) of a command, called `name`, and of all that it has started; `*` is all addresses.
 
-    Found as its descendants: a process of Ray's that changes its title may lose its environment by that.
+    Found as its descendants: a process of Ray's that changes its title may lose its environment by that. Looked at
+    again where processes came or went meanwhile, as a HAProxy that takes over from another does.
     """
-    found = set()
-    for process in [command, *command.children(recursive=True)]:
-        with contextlib.suppress(psutil.NoSuchProcess):  # ended meanwhile
-            called = name if process == command else named(process)
-            for one in process.net_connections("tcp"):
-                if one.status == psutil.CONN_LISTEN and one.laddr.ip not in LOOPBACK:
-                    found.add((one.laddr.ip, one.laddr.port, called))
-    return found
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        found, family = set(), [command, *command.children(recursive=True)]
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in family:
+                called = name if process == command else named(process)
+                for one in process.net_connections("tcp"):
+                    if one.status == psutil.CONN_LISTEN:
+                        found.add((SPELT.get(one.laddr.ip, one.laddr.ip), one.laddr.port, called))
+            if set(family) == {command, *command.children(recursive=True)}:
+                return found
+        time.sleep(0.1)
+    raise AssertionError(f"the processes of {name} do not come to rest")
 
 
 def named(process: psutil.Process) -> str:
-    """`ray::ServeReplica`, a script's name or a program's; workers, whose titles change, are all `ray::`."""
+    """`ray::ServeReplica`, the name of a script, or that of a program."""
     words = process.cmdline()
     line = " ".join(words)
     if titled := re.match(r"ray::(\w+)", line):
-        return titled[0] if titled[1] in ("ServeReplica", "DashboardAgent", "RuntimeEnvAgent") else "ray::"
+        return titled[0]
     scripts = [Path(word).name for word in words[1:] if word.endswith(".py")]
     if scripts:
         return "ray::" if scripts[0] == "default_worker.py" else scripts[0]  # it has no title yet
     return str(process.name())
 
 
-def as_they_answer(listening: set[tuple[str, int, str]]) -> set[tuple[str, str]]:
-    """(process, what it says without Ray's token); what ended meanwhile is left out."""
+def beyond_this_machine(command: psutil.Process, name: str) -> set[tuple[str, str]]:
+    """(process, what it says without Ray's token) of what is not on loopback; what ended meanwhile is left out."""
     found = set()
-    for address, port, process in listening:
-        with contextlib.suppress(httpx.ConnectError):
-            found.add((process, without_token("127.0.0.1" if address in EVERY else address, port)))
+    for address, port, process in listening(command, name):
+        called = "ray::" if process.startswith("ray::") and process not in TITLES else process
+        if address != LOOPBACK:
+            with contextlib.suppress(httpx.ConnectError):
+                found.add((called, without_token(LOOPBACK if address == EVERY else address, port)))
     return found
 
 

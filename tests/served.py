@@ -61,16 +61,6 @@ class Served:
             time.sleep(0.1)
         return found
 
-    def listening(self) -> set[tuple[str, int, str]]:
-        """(address, port, what listens there) of each of its processes; `*` is all of this machine's addresses."""
-        every = {"0.0.0.0": "*", "::": "*", "::ffff:127.0.0.1": "127.0.0.1"}
-        found = set()
-        for process in self.processes():
-            for one in process.net_connections("tcp"):
-                if one.status == psutil.CONN_LISTEN:
-                    found.add((every.get(one.laddr.ip, one.laddr.ip), one.laddr.port, kind_of(process)))
-        return found
-
     def replica_metrics(self) -> set[str]:
         """The names of all metrics that its replicas have, on the ports that Ray names to Prometheus."""
         places = json.loads(Path(self.note.session_dir, "prom_metrics_service_discovery.json").read_text())

@@ -24,7 +24,7 @@ from serve.labelling import LabelConfig
 from serve.promote import PromoteConfig
 from serve.settings import ServeConfig
 from tests.commands import ROOT, Command
-from tests.listening import as_they_answer, beyond_this_machine, in_the_readme
+from tests.listening import beyond_this_machine, in_the_readme
 from tune.cloud.preflightsettings import PreflightConfig
 from tune.settings import SearchConfig, TrainJobConfig
 
@@ -234,6 +234,6 @@ def test_what_a_search_opens_to_all_is_what_the_readme_says_and_refuses_as_it_sa
     import ray
 
     ray.get(ray.remote(shlex.quote).remote(""))  # so that there is a worker
-    found = as_they_answer(beyond_this_machine(psutil.Process(), "tune/search.py"))
+    found = beyond_this_machine(psutil.Process(), "tune/search.py")
     listed = in_the_readme("a search")
     assert found | {("dashboard.py", "metrics"), ("monitor.py", "metrics")} == listed

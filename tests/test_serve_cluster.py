@@ -21,7 +21,7 @@ from serve.promotion.serveapi import ServeApi, ray_token
 from serve.running.starting import APPLICATION
 from tests.commands import ROOT
 from tests.images_zoo import zoo
-from tests.listening import as_they_answer, beyond_this_machine, in_the_readme
+from tests.listening import beyond_this_machine, in_the_readme, listening
 from tests.served import KEY, Served, served
 from tests.serving import assert_same_entry, entry_of, files, picture, write_tiny_bundle
 
@@ -168,9 +168,9 @@ def test_who_is_refused_in_the_middle_of_a_body_gets_the_answer_each_time(runnin
 
 
 def test_it_listens_where_it_is_said_to_and_the_key_is_asked_for_at_every_door(running: Served) -> None:
-    listening = running.listening()
-    assert ("127.0.0.1", running.note.port, "haproxy") in listening
-    doors = {(port, kind) for address, port, kind in listening if address == "127.0.0.1"}
+    found = listening(psutil.Process(running.note.pid), "serve/app.py")
+    assert ("127.0.0.1", running.note.port, "haproxy") in found
+    doors = {(port, kind) for address, port, kind in found if address == "127.0.0.1"}
     asking = [
         port for port, kind in doors if port == running.note.port or kind in ("ray::ServeReplica", "ray::ProxyActor")
     ]
@@ -184,7 +184,7 @@ def test_it_listens_where_it_is_said_to_and_the_key_is_asked_for_at_every_door(r
 
 def test_what_is_open_to_all_is_what_the_readme_says_and_refuses_as_it_says(running: Served) -> None:
     found = beyond_this_machine(psutil.Process(running.note.pid), "serve/app.py")
-    assert as_they_answer(found) == in_the_readme("an endpoint")
+    assert found == in_the_readme("an endpoint")
 
 
 def half_a_request(running: Served) -> socket.socket:
