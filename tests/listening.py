@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from tests.commands import PATIENCE_S, ROOT
+from tests.served import kind_of
 
 LOOPBACK = "127.0.0.1"
 EVERY = "*"
@@ -59,14 +60,13 @@ def listening(command: psutil.Process, name: str) -> set[tuple[str, int, str]]:
 
 def named(process: psutil.Process) -> str:
     """`ray::ServeReplica`, the name of a script, or that of a program."""
-    words = process.cmdline()
-    line = " ".join(words)
-    if titled := re.match(r"ray::(\w+)", line):
-        return titled[0]
-    scripts = [Path(word).name for word in words[1:] if word.endswith(".py")]
+    kind = kind_of(process)
+    scripts = (
+        [] if kind.startswith("ray::") else [Path(word).name for word in process.cmdline()[1:] if word.endswith(".py")]
+    )
     if scripts:
         return "ray::" if scripts[0] == "default_worker.py" else scripts[0]  # it has no title yet
-    return str(process.name())
+    return kind
 
 
 def beyond_this_machine(command: psutil.Process, name: str) -> set[tuple[str, str]]:

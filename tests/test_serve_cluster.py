@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ from models.predictor import Prediction, Predictor
 from serve.promotion.serveapi import ServeApi, ray_token
 from serve.running.starting import APPLICATION
 from tests.commands import ROOT
+from tests.heldback import half_a_request, statuses_as_they_come
 from tests.images_zoo import zoo
 from tests.listening import beyond_this_machine, in_the_readme, listening
 from tests.served import KEY, Served, served
@@ -187,12 +187,6 @@ def test_what_is_open_to_all_is_what_the_readme_says_and_refuses_as_it_says(runn
     assert found == in_the_readme("an endpoint")
 
 
-def half_a_request(running: Served) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", running.note.port), timeout=60)
-    connection.sendall(b"POST /predict HTTP/1.1\r\nHost: endpoint\r\nContent-Length: 100000\r\n\r\nhalf")
-    return connection
-
-
 def test_aborted_and_slow_bodies_take_no_place_from_others(running: Served, predictor: Predictor) -> None:
     for _ in range(3 * (ONGOING + QUEUED)):
         half_a_request(running).close()
@@ -211,38 +205,6 @@ def test_aborted_and_slow_bodies_take_no_place_from_others(running: Served, pred
     with running.client() as client:
         entries = [client.post("/predict", content=blob).json()["predictions"][0] for blob in PICTURES]
     assert_as_predicted(predictor, entries)
-
-
-async def statuses_as_they_come(running: Served, requests: int, until: int) -> list[int]:
-    """So many requests at once, whose last byte is held back until `until` of them are answered 429, or one otherwise.
-
-    A body without an end, beyond what HAProxy holds by itself, keeps its place in the replica: nothing that was
-    admitted can end before that.
-    """
-    body, statuses, ending = picture(1, 240), list[int](), asyncio.Event()
-    assert len(body) > 2**17
-    head = f"POST /predict HTTP/1.1\r\nHost: endpoint\r\nAuthorization: Bearer {KEY}\r\nContent-Length: {len(body)}\r\n"
-
-    async def ask() -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", running.note.port)
-        writer.write(f"{head}\r\n".encode() + body[:-1])
-        answer = asyncio.create_task(reader.readuntil(b"\r\n\r\n"))
-        end = asyncio.create_task(ending.wait())
-        await asyncio.wait((answer, end), return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            writer.write(body[-1:])
-        end.cancel()
-        answered = (await answer).decode().lower()
-        statuses.append(int(answered.split()[1]))
-        assert ("\r\nretry-after: 1\r\n" in answered) == (statuses[-1] == 429), answered
-        if statuses[-1] != 429 or len(statuses) >= until:
-            ending.set()
-        writer.close()
-
-    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-        for _ in range(requests):
-            group.create_task(ask())
-    return statuses
 
 
 def test_overload_is_answered_at_once_and_what_is_taken_is_answered(running: Served) -> None:
