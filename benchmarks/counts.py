@@ -71,7 +71,7 @@ def main() -> int:
                 load = closed_loop(post, connections=clients, seconds=config.seconds, own=True)
                 assert not load.broken, load
                 for status, count in load.statuses.items():
-                    sent[f"{'other' if str(status) == '429' else route} {status}"] += count
+                    sent[f"{'other' if status == '429' else route} {status}"] += count
             end = time.monotonic() + config.patience_s
             while (found := scraped(endpoint)) != sent and time.monotonic() < end:
                 time.sleep(1)

@@ -1,4 +1,4 @@
-"""What the layers of the endpoint tell each other about one request: small texts in the ASGI scope's `state`."""
+"""What the layers of the endpoint tell each other about one request, in the ASGI scope's `state`: texts, and a time."""
 
 import time
 from collections.abc import Mapping, MutableMapping
@@ -12,18 +12,14 @@ OPEN: Final = "open"
 """The name of nobody's key: a path that asks for none, or an endpoint without keys."""
 
 
-_ARRIVED: Final = "eagleray.arrived"
-
-
 def note_arrival(scope: MutableMapping[str, Any]) -> None:
     """The request is here, but may still have to wait for its turn."""
-    scope[_ARRIVED] = time.perf_counter()
+    scope.setdefault("state", {})["arrival"] = time.perf_counter()
 
 
 def arrival(scope: Mapping[str, Any]) -> float:
     """When that was, by `time.perf_counter`; now, where nobody noted it."""
-    found = scope.get(_ARRIVED)
-    return found if isinstance(found, float) else time.perf_counter()
+    return float(scope.get("state", {}).get("arrival") or time.perf_counter())
 
 
 def note(scope: MutableMapping[str, Any], name: Note, value: str) -> None:

@@ -56,6 +56,15 @@ def test_what_only_haproxy_asks_is_not_counted(told: Observer, sink: MemorySink)
     assert counted(told, sink, "requests") == {}
 
 
+def test_what_ray_fails_on_is_counted_as_the_500_that_it_becomes(told: Observer, sink: MemorySink) -> None:
+    async def failing(scope: Scope, receive: Receive, send: Send) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        asked(Outermost(failing))
+    assert counted(told, sink, "requests") == {("", "other", "500", "POST"): 1}
+
+
 def test_who_is_gone_before_his_turn_is_counted_as_gone(told: Observer, sink: MemorySink) -> None:
     async def cancelled(scope: Scope, receive: Receive, send: Send) -> None:
         raise asyncio.CancelledError

@@ -44,7 +44,8 @@ def middlewares() -> list[Middleware]:
 
 
 class Outermost:
-    """Of equal headers the last one counts, so what a client says of them is overruled."""
+    """Around Ray's own handling of a request. Of equal headers the last one counts, so what a client says of them is
+    overruled."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -55,7 +56,6 @@ class Outermost:
             return
         note_arrival(scope)
         scope["headers"] = [*scope["headers"], *_SAID]
-        scope.setdefault("state", {})  # shared from here on, whoever copies the scope
         status = 0
 
         async def watched(message: Message) -> None:
@@ -66,6 +66,9 @@ class Outermost:
 
         try:
             await self._app(scope, receive, watched)
+        except Exception:  # the server answers 500 in our place
+            status = status or 500
+            raise
         finally:
             if not noted(scope, "request_id") and not scope["path"].startswith(_RAYS_OWN):
                 _count(scope, status or GONE)
