@@ -61,10 +61,8 @@ def listening(command: psutil.Process, name: str) -> set[tuple[str, int, str]]:
 def named(process: psutil.Process) -> str:
     """`ray::ServeReplica`, the name of a script, or that of a program."""
     kind = kind_of(process)
-    scripts = (
-        [] if kind.startswith("ray::") else [Path(word).name for word in process.cmdline()[1:] if word.endswith(".py")]
-    )
-    if scripts:
+    scripts = [Path(word).name for word in process.cmdline()[1:] if word.endswith(".py")]
+    if scripts and not kind.startswith("ray::"):
         return "ray::" if scripts[0] == "default_worker.py" else scripts[0]  # it has no title yet
     return kind
 
